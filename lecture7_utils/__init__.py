@@ -1,0 +1,47 @@
+"""Lecture 7, Interpretability of Neural Networks: the helper package of the course.
+
+Three floors: `shop` (what is looked at), `kernels` (what looks) and `classroom` (what people see).
+The names below are in the order of the lecture. They resolve when first used, so that importing the
+package costs nothing beyond torch.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# public name -> the module that owns it, in the order of the lecture
+_HOME = {
+    # before the first lesson
+    "start": "classroom.lecture",
+    # shop
+    "photos": "shop.photos",
+    "photo": "shop.photos",
+    "Photo": "shop.photos",
+    "load_model": "shop.models",
+    "Classifier": "shop.models",
+    # what is explained, and where in the network
+    "class_score": "kernels.targets",
+    "class_probability": "kernels.targets",
+    "unit": "kernels.targets",
+    "evaluate": "kernels.targets",
+    "activations": "kernels.layers",
+    "layer_names": "kernels.layers",
+    # lesson 1
+    "saliency_map": "kernels.saliency",
+    "smooth_grad": "kernels.saliency",
+    "segment": "kernels.saliency",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'lecture7_utils' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"lecture7_utils.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,1 @@
+"""What people see: figures, explorers, checks of exercises."""

@@ -1,0 +1,1 @@
+"""What looks: one method of the lecture in each module."""

@@ -1,0 +1,109 @@
+"""What every kernel demands of its arguments, and what it says when it does not get it."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def describe(value: object) -> str:
+    """A value in a few words, for an error message: dtype and shape of a tensor, type of the rest."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{type(value).__name__} {value.dtype} {list(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__} {text[:50]}…"
+
+
+def require_model(model: object) -> None:
+    """Raise `TypeError` if `model` is not an `nn.Module`."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {describe(model)}")
+
+
+def require_images(images: object, model: nn.Module | None = None, name: str = "images") -> Tensor:
+    """Return `images` if it is a finite float tensor [N, 3, H, W] that fits `model`'s device and dtype.
+
+    Raises `TypeError` for what is no float tensor, `ValueError` for a wrong shape, an empty batch, a NaN
+    or infinity, or a device or dtype that differs from the model's.
+    """
+    expected = f"{name}: expected a float tensor [N, 3, H, W], got {describe(images)}"
+    hint = "; load it with Classifier.preprocess"
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        raise TypeError(expected + hint)
+    if images.ndim == 3 and images.shape[0] == 3:
+        raise ValueError(f"{expected}; the batch dimension is missing: {name}[None] adds it")
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(expected + hint)
+    if not torch.isfinite(images).all():
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity in {describe(images)}")
+    weight = None if model is None else next((p for p in model.parameters() if p.is_floating_point()), None)
+    if weight is not None and weight.device != images.device:
+        raise ValueError(
+            f"{name}: expected on the model's device {weight.device}, got {images.device}; "
+            f"move one of them with .to({str(weight.device)!r})"
+        )
+    if weight is not None and weight.dtype != images.dtype:
+        raise ValueError(
+            f"{name}: expected the model's dtype {str(weight.dtype).removeprefix('torch.')}, "
+            f"got {describe(images)}"
+        )
+    return images
+
+
+def require_int(value: object, name: str, low: int | None = None, high: int | None = None) -> int:
+    """Return `value` as an int in [low, high]; `TypeError` for other kinds, `ValueError` outside."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an int, got {describe(value)}")
+    return int(_in_range(int(value.__index__()), name, low, high))
+
+
+def require_number(value: object, name: str, low: float | None = None, high: float | None = None) -> float:
+    """Return `value` as a finite float in [low, high]; `TypeError` for other kinds, `ValueError` outside."""
+    if isinstance(value, bool) or isinstance(value, str | Tensor) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name}: expected a number, got {describe(value)}")
+    if not math.isfinite(float(value)):
+        raise ValueError(f"{name}: expected a finite number, got {value}")
+    return _in_range(float(value), name, low, high)
+
+
+def _in_range(value, name: str, low, high):
+    if (low is not None and value < low) or (high is not None and value > high):
+        if high is None:
+            bounds = f"at least {low}"
+        elif low is None:
+            bounds = f"at most {high}"
+        else:
+            bounds = f"between {low} and {high}"
+        raise ValueError(f"{name}: expected {bounds}, got {value}")
+    return value
+
+
+def require_choice(value: object, name: str, choices: Sequence) -> None:
+    """Raise `ValueError` if `value` is none of `choices`."""
+    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {describe(value)}")
+
+
+def require_map(value: object, name: str, like: Tensor | None = None) -> Tensor:
+    """Return `value` if it is a finite float tensor [N, H, W], of `like`'s shape where that is given."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise TypeError(f"{name}: expected a float tensor [N, H, W], got {describe(value)}")
+    if value.ndim != 3 or 0 in value.shape:
+        raise ValueError(f"{name}: expected a float tensor [N, H, W], got {describe(value)}")
+    if like is not None and value.shape != like.shape:
+        raise ValueError(f"{name}: expected the shape {list(like.shape)}, got {describe(value)}")
+    if not torch.isfinite(value).all():
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity in {describe(value)}")
+    return value
+
+
+def as_generator(value: object, device: torch.device, name: str = "generator") -> torch.Generator:
+    """A `torch.Generator` from a seed (on `device`), or the one given; the global state is not touched."""
+    if isinstance(value, torch.Generator):
+        return value
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected a torch.Generator or an int seed, got {describe(value)}")
+    return torch.Generator(device=device).manual_seed(require_int(value, name, 0, 2**63 - 1))
