@@ -1,0 +1,148 @@
+"""The start of every lesson: seeds, figure style, device, one line that says what runs; lecture mode."""
+
+import os
+import platform
+import random
+
+import numpy as np
+import torch
+from cycler import cycler
+
+from lecture7_utils.shop.models import _device as pick_device
+
+# Okabe and Ito's colours without the yellow, which is too pale for lines on white; each with its own dash and
+# marker, so that a curve is told by more than its colour
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+WIDTH = 10.4  # inches: at 96 dots an inch just under 1,000 pixels, the width of a cell in JupyterLab
+
+_lecture = False
+
+
+def style() -> dict[str, object]:
+    """The course's matplotlib settings as they are now: for reading on a page, or for a projector.
+
+    Returns a new dict for `matplotlib.rc_context`. Sizes are in points; the smallest font is 10 pt.
+    """
+    larger = 1.25 if _lecture else 1.0
+    return {
+        "figure.dpi": 144 if _lecture else 96,
+        "figure.figsize": (WIDTH * 0.6, WIDTH * 0.36),
+        "figure.facecolor": "white",  # a dark theme must not swallow black text
+        "figure.titlesize": 13 * larger,
+        "figure.titleweight": "bold",
+        "figure.constrained_layout.use": True,
+        "savefig.facecolor": "white",
+        "savefig.dpi": "figure",
+        "font.size": 11 * larger,
+        "axes.titlesize": 11.5 * larger,
+        "axes.labelsize": 11 * larger,
+        "axes.facecolor": "white",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": cycler(color=COLOURS) + cycler(linestyle=DASHES),
+        "axes.axisbelow": True,
+        "grid.color": "#dddddd",
+        "grid.linewidth": 0.8,
+        "xtick.labelsize": 10 * larger,
+        "ytick.labelsize": 10 * larger,
+        "legend.fontsize": 10.5 * larger,
+        "legend.frameon": False,
+        "lines.linewidth": 2.0 * larger,
+        "lines.markersize": 5 * larger,
+        "image.cmap": "viridis",
+    }
+
+
+def start(seed: int = 0, device: str | torch.device = "auto") -> torch.device:
+    """Begin a lesson: seed every generator, set the figures' style, pick the device, print one line.
+
+    seed: for Python's, numpy's and torch's global generators, 0 to 2**32 - 1.
+    device: "auto" takes the GPU where there is one.
+    Returns the device. Calling it again does the same again and nothing more. In a notebook, figures with
+    photos are from now on sent as JPEG and the others as PNG, which keeps the notebook's file small.
+    Raises `TypeError` or `ValueError` for a seed or a device of another form, before anything is changed.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed: expected an int, got {seed!r}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed: expected between 0 and {2**32 - 1}, got {seed}")
+    chosen = pick_device(device)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (a lesson's own cells may use the global generator)
+    torch.manual_seed(seed)
+    _apply_style()
+    _small_pictures()
+    print(_report(chosen))
+    return chosen
+
+
+def lecture_mode(on: bool = True) -> None:
+    """Figures for a projector: larger fonts, thicker lines, half as many pixels again; False goes back.
+
+    It holds for the figures made afterwards. Raises `TypeError` if `on` is no bool.
+    """
+    if not isinstance(on, bool):
+        raise TypeError(f"on: expected True or False, got {on!r}")
+    global _lecture
+    _lecture = on
+    _apply_style()
+
+
+def _apply_style() -> None:
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(style())
+
+
+def _report(device: torch.device) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from lecture7_utils import __version__
+
+    try:
+        torchvision = version("torchvision")
+    except PackageNotFoundError:
+        torchvision = "missing"
+    if device.type == "cuda":
+        where = f"{device} ({torch.cuda.get_device_name(device)})"
+    else:
+        where = f"{device} ({os.cpu_count()} cores)" if device.type == "cpu" else str(device)
+    return (
+        f"lecture7_utils {__version__} · Python {platform.python_version()} · torch {torch.__version__} · "
+        f"torchvision {torchvision} · device {where}"
+    )
+
+
+def _small_pictures() -> None:
+    """In a notebook, send figures with photos as JPEG: as PNG a row of four photos weighs 0.4 MB."""
+    try:
+        from IPython import get_ipython
+        from IPython.core.pylabtools import print_figure
+    except ImportError:
+        return
+    shell = get_ipython()
+    if shell is None or not hasattr(shell, "display_formatter"):
+        return
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+
+    if "inline" not in plt.get_backend().lower():
+        return
+
+    def photographic(figure: Figure) -> bool:
+        return any(axes.images for axes in figure.axes)
+
+    def as_png(figure: Figure):
+        return None if photographic(figure) else print_figure(figure, "png")
+
+    def as_jpeg(figure: Figure):
+        if not photographic(figure):
+            return None
+        return print_figure(figure, "jpeg", pil_kwargs={"quality": 88, "subsampling": 0, "optimize": True})
+
+    formatters = shell.display_formatter.formatters
+    formatters["image/png"].for_type(Figure, as_png)
+    formatters["image/jpeg"].for_type(Figure, as_jpeg)
