@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     # before the first lesson
     "start": "classroom.lecture",
+    "lecture_mode": "classroom.lecture",
     # shop
     "photos": "shop.photos",
     "photo": "shop.photos",
@@ -30,6 +31,37 @@ _HOME = {
     "saliency_map": "kernels.saliency",
     "smooth_grad": "kernels.saliency",
     "segment": "kernels.saliency",
+    # lesson 2
+    "occlusion_map": "kernels.occlusion",
+    "occlude": "kernels.occlusion",
+    # is the map right?
+    "share_inside": "kernels.metrics",
+    "pointing_game": "kernels.metrics",
+    "iou": "kernels.metrics",
+    "box_iou": "kernels.metrics",
+    "deletion_curve": "kernels.metrics",
+    "insertion_curve": "kernels.metrics",
+    # lesson 3
+    "class_activation_map": "kernels.cam",
+    "grad_cam": "kernels.cam",
+    "boxes": "kernels.cam",
+    # figures
+    "overlay": "classroom.plots",
+    "normalise": "classroom.plots",
+    "plot_images": "classroom.plots",
+    "plot_map": "classroom.plots",
+    "plot_maps": "classroom.plots",
+    "plot_masks": "classroom.plots",
+    "plot_rectangles": "classroom.plots",
+    "plot_top": "classroom.plots",
+    "plot_curves": "classroom.plots",
+    # explorers
+    "explore_predictions": "classroom.widgets",
+    "explore_saliency": "classroom.widgets",
+    "explore_occlusion": "classroom.widgets",
+    "upload_photo": "classroom.widgets",
+    # exercises
+    "check": "classroom.checks",
 }
 
 __all__ = [*_HOME, "__version__"]

@@ -124,7 +124,7 @@ def segment(
     *,
     foreground: float = 0.95,
     background: float = 0.3,
-    blur: float = 0.0,
+    blur: float = 4.0,
     iterations: int = 5,
 ) -> Tensor:
     """A mask of the object from a saliency map: seeds by quantile, then GrabCut on the colours.
