@@ -16,7 +16,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-WIDTH = 10.4  # inches: at 96 dots an inch just under 1,000 pixels, the width of a cell in JupyterLab
+WIDTH = 10.2  # inches: at 96 dots an inch just under 1,000 pixels, the width of a cell in JupyterLab
 
 _lecture = False
 
@@ -141,7 +141,7 @@ def _small_pictures() -> None:
     def as_jpeg(figure: Figure):
         if not photographic(figure):
             return None
-        return print_figure(figure, "jpeg", pil_kwargs={"quality": 88, "subsampling": 0, "optimize": True})
+        return print_figure(figure, "jpeg", pil_kwargs={"quality": 85, "subsampling": 0, "optimize": True})
 
     formatters = shell.display_formatter.formatters
     formatters["image/png"].for_type(Figure, as_png)

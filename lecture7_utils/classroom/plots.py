@@ -24,6 +24,12 @@ HOW = ("max", "percentile", "range", "symmetric")
 PERCENTILE = 99.0
 SEQUENTIAL, DIVERGING = "inferno", "RdBu_r"
 
+_DIVERGING_MAPS = frozenset(
+    name + end
+    for name in ("RdBu", "PuOr", "BrBG", "PRGn", "PiYG", "RdGy", "RdYlBu", "coolwarm", "seismic", "vanimo")
+    for end in ("", "_r")
+)
+
 MapLike = Tensor | np.ndarray
 
 
@@ -59,22 +65,24 @@ def _values(map: MapLike, name: str = "map") -> np.ndarray:
 
 
 def _limits(values: np.ndarray, how: str | None, signed: bool = False) -> tuple[float, float, str]:
-    """The values that become the darkest and the brightest colour, and how they were chosen, in words."""
+    """The values that become the first and the last colour, and how they were chosen, in words."""
     if how is not None:
         require_choice(how, "how", HOW)
     low, high = float(values.min()), float(values.max())
-    if how is None:
-        if signed:
-            how = "symmetric"
-        else:
-            how = "range" if low < 0 or low > high / 2 else "percentile"
-    if how == "symmetric":
+    if signed or how == "symmetric":
         most = max(-low, high)
-        return (-most, most, "symmetric around 0") if most > 0 else (-1.0, 1.0, "0 everywhere")
+        if most == 0:
+            return -1.0, 1.0, "0 everywhere"
+        clip = float(np.percentile(np.abs(values), PERCENTILE)) if how in (None, "percentile") else 0.0
+        if 0 < clip < most:
+            return -clip, clip, f"around 0, clipped at the {PERCENTILE:g} % quantile"
+        return -most, most, "symmetric around 0"
+    if how is None:
+        how = "range" if low < 0 or low > high / 2 else "percentile"
     if low == high:
         if low == 0:
             return 0.0, 1.0, "0 everywhere"
-        return (min(low, 0.0), max(low, 0.0), f"{low:.3g} everywhere")
+        return min(low, 0.0), max(low, 0.0), f"{low:.3g} everywhere"
     if how == "range":
         return low, high, "lowest to highest value"
     if low < 0:
@@ -83,7 +91,7 @@ def _limits(values: np.ndarray, how: str | None, signed: bool = False) -> tuple[
             f"(its lowest is {low:.4g}), got {how!r}"
         )
     top = float(np.percentile(values, PERCENTILE)) if how == "percentile" else high
-    if how == "max" or top <= 0:
+    if top <= 0 or top == high:
         return 0.0, high, "0 to highest value"
     return 0.0, top, f"clipped at the {PERCENTILE:g} % quantile"
 
@@ -146,7 +154,8 @@ def overlay(
 ) -> np.ndarray:
     """A map laid over a picture: uint8 [H, W, 3]. The picture fades to grey, so that colour means the map.
 
-    alpha: 0 shows the picture alone, 1 the map alone. colours: a matplotlib colour map.
+    alpha: 0 shows the picture alone, 1 the map alone; between, low values cover the picture less than high
+    ones. colours: a matplotlib colour map; of a diverging one the middle counts as low.
     limits: the values that become the first and the last colour; None takes 0 to the 99 % quantile, or the
     whole range of a map with negative values or without small ones.
     Pure and quick: about 2 ms at 224 × 224. Raises `ValueError` if the sizes differ.
@@ -158,12 +167,14 @@ def overlay(
         low, high, _ = _limits(values, None)
     else:
         low, high = _as_limits(limits)
-    table = _palette(colours)
-    heat = table[(_unit_range(values, low, high) * 255).round().astype(np.uint8)].astype(np.float32)
+    scaled = _unit_range(values, low, high).astype(np.float32)
+    heat = _palette(colours)[(scaled * 255).round().astype(np.uint8)].astype(np.float32)
+    strength = np.abs(2 * scaled - 1) if colours in _DIVERGING_MAPS else scaled
+    weight = (np.float32(alpha) ** (2.5 - 1.5 * strength))[:, :, None]
     base = rgb.astype(np.float32)
     grey = base @ np.array([0.299, 0.587, 0.114], np.float32)
     base += alpha * (grey[:, :, None] - base)
-    return (base + alpha * (heat - base)).round().astype(np.uint8)
+    return (base + weight * (heat - base)).round().astype(np.uint8)
 
 
 def _as_limits(limits: object) -> tuple[float, float]:
@@ -184,42 +195,61 @@ def _wrapped(text: object, inches: float, points: float) -> str:
     return "\n".join(line for part in str(text).split("\n") for line in textwrap.wrap(part, room) or [""])
 
 
-def _sheet(count: int, columns: int | None, aspect: float, below: float, most: int, largest: float = 3.4):
-    """A grid of `count` square-ish panels: figure, list of axes, panel width in inches.
+def _across(count: int, columns: int | None, most: int) -> int:
+    """How many panels a row holds: as asked, or about `most` and so that few places stay empty."""
+    if columns is not None:
+        return min(require_int(columns, "columns", 1), count)
+    if count > 2 * most:
+        return min(range(most, most + 3), key=lambda c: (-count % c, c))
+    return math.ceil(count / math.ceil(count / most))
+
+
+def _sheet(
+    count: int,
+    columns: int,
+    aspect: float,
+    titles: Sequence[object] = (),
+    below: float = 0.0,
+    largest: float = 3.4,
+):
+    """A grid of panels with their titles: figure and list of axes.
 
     aspect: height / width of the tallest picture. below: inches under each picture, for a colour bar.
+    largest: inches that a panel is wide at most.
     """
     import matplotlib.pyplot as plt
 
-    if columns is None:
-        rows = math.ceil(count / most)
-        columns = math.ceil(count / rows)  # rows of equal length rather than a lonely last picture
-    columns = min(require_int(columns, "columns", 1), count)
     rows = math.ceil(count / columns)
     width = min(WIDTH / columns, largest)
-    # a tall picture makes its panel narrower, so that a row still fits a screen
+    points = style()["axes.titlesize"]
+    wrapped = [_wrapped(text, width - 0.1, points) if text else "" for text in titles]
+    lines = max([text.count("\n") + 1 for text in wrapped if text], default=0)
+    above = lines * points * 1.25 / 72 + (0.1 if lines else 0.0)
+    # a very tall picture makes its panel narrower, so that a row still fits a screen
     height = min((width - 0.1) * aspect, 4.6)
-    figure = plt.figure(figsize=(width * columns, rows * (height + below + 0.34)))
-    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.05, wspace=0.02, hspace=0.02)
+    figure = plt.figure(figsize=(width * columns, rows * (height + above + below + 0.1)))
+    figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04, wspace=0.0, hspace=0.0)
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
-    for ax in axes:
+    for ax, text in zip(axes, [*wrapped, *[""] * (count - len(wrapped))], strict=True):
         ax.axis("off")
-    return figure, axes, width
-
-
-def _title(ax, text: object, width: float) -> None:
-    if text:
-        ax.set_title(_wrapped(text, width - 0.15, ax.title.get_fontsize()))
+        ax.set_anchor("N")  # titles of one row stand on one line, whatever the pictures' shapes
+        if text:
+            ax.set_title(text)
+    return figure, axes
 
 
 def _show(ax, rgb: np.ndarray) -> None:
-    # enlarged pixels stay pixels; shrunk photos are smoothed
-    ax.imshow(rgb, interpolation="antialiased" if max(rgb.shape[:2]) > 64 else "nearest")
+    ax.imshow(rgb, interpolation=_interpolation(rgb))
+
+
+def _interpolation(pixels: np.ndarray) -> str:
+    # pixels of a small grid are to be seen as such; a large one must not show a moiré of the screen's
+    return "nearest" if max(pixels.shape[:2]) <= 64 else "auto"
 
 
 def _show_map(ax, values: np.ndarray, low: float, high: float, colours: str, text: str) -> None:
     """A map with its colour bar underneath: the ends in the map's own units, and how they were chosen."""
-    drawn = ax.imshow(values, cmap=_cmap(colours), vmin=low, vmax=high, interpolation="nearest")
+    drawn = ax.imshow(values, cmap=_cmap(colours), vmin=low, vmax=high, interpolation=_interpolation(values))
     bar_axes = ax.inset_axes([0.0, -0.1, 1.0, 0.05])
     bar = ax.figure.colorbar(drawn, cax=bar_axes, orientation="horizontal")
     bar.outline.set_linewidth(0.5)
@@ -280,10 +310,9 @@ def plot_images(
         raise ValueError(f"titles: expected one for each of the {len(shown)} images, got {len(titles)}")
     with plt.rc_context(style()):
         aspect = max(rgb.shape[0] / rgb.shape[1] for rgb in shown)
-        figure, axes, width = _sheet(len(shown), columns, aspect, 0.0, most=5)
-        for ax, rgb, text in zip(axes, shown, titles, strict=True):
+        figure, axes = _sheet(len(shown), _across(len(shown), columns, most=5), aspect, titles)
+        for ax, rgb in zip(axes, shown, strict=True):
             _show(ax, rgb)
-            _title(ax, text, width)
         _headline(figure, title)
     return figure
 
@@ -321,13 +350,10 @@ def plot_map(
     with plt.rc_context(style()):
         text = _bar_text(label, text, WIDTH / 3 - 0.3)
         below = _below(len(text.split("\n")))
-        figure, axes, width = _sheet(3, 3, rgb.shape[0] / rgb.shape[1], below, most=3)
+        figure, axes = _sheet(3, 3, rgb.shape[0] / rgb.shape[1], ("photo", "map", "both"), below)
         _show(axes[0], rgb)
-        _title(axes[0], "photo", width)
         _show_map(axes[1], values, low, high, colours, text)
-        _title(axes[1], "map", width)
         _show(axes[2], overlay(rgb, values, colours=colours, limits=(low, high)))
-        _title(axes[2], "both", width)
         _headline(figure, title)
     return figure
 
@@ -372,21 +398,18 @@ def plot_maps(
         scales = {name: _limits(v, how, signed) for name, v in arrays.items()}
     with plt.rc_context(style()):
         count = len(arrays) + 1
-        across = columns or math.ceil(count / math.ceil(count / 4))
-        room = min(WIDTH / across, 3.4) - 0.25
+        across = _across(count, columns, most=4)
+        room = min(WIDTH / across, 3.4) - 0.2
         texts = {name: _bar_text(label, scales[name][2], room) for name in arrays}
         below = _below(max(len(t.split("\n")) for t in texts.values()))
-        aspect = max([rgb.shape[0] / rgb.shape[1], *(v.shape[0] / v.shape[1] for v in arrays.values())])
-        figure, axes, width = _sheet(count, columns, aspect, below, most=4)
+        aspect = max(rgb.shape[0] / rgb.shape[1], *(v.shape[0] / v.shape[1] for v in arrays.values()))
+        figure, axes = _sheet(count, across, aspect, ("photo", *arrays), below)
         _show(axes[0], rgb)
-        _title(axes[0], "photo", width)
         for ax, (name, values) in zip(axes[1:], arrays.items(), strict=True):
             low, high, _ = scales[name]
             _show_map(ax, values, low, high, colours, texts[name])
-            if overlay:
-                ax.images[0].set_data(values)
-                ax.imshow(blend(rgb, values, colours=colours, limits=(low, high)))
-            _title(ax, name, width)
+            if overlay:  # over the map, so that the colour bar still belongs to it
+                _show(ax, blend(rgb, values, colours=colours, limits=(low, high)))
         _headline(figure, title)
     return figure
 
@@ -418,7 +441,7 @@ def plot_top(predictions: Sequence, *, image: PhotoLike | None = None, title: st
         scores, probabilities = [p.score for p in rows], [p.probability for p in rows]
         for ax, values, text, colour, form in (
             (axes[-2], scores, "score, before the softmax", COLOURS[0], "{:.2f}"),
-            (axes[-1], probabilities, "probability, after the softmax", COLOURS[1], "{:.1%}"),
+            (axes[-1], probabilities, "probability, after the softmax", COLOURS[1], "{:.1f} %"),
         ):
             places = np.arange(len(rows))[::-1]
             ax.barh(places, values, color=colour, height=0.62)
@@ -429,7 +452,7 @@ def plot_top(predictions: Sequence, *, image: PhotoLike | None = None, title: st
                 ax.text(
                     value + side * 0.02 * span,
                     place,
-                    form.format(value),
+                    form.format(value * (100 if values is probabilities else 1)),
                     va="center",
                     ha="right" if side < 0 else "left",
                 )
@@ -546,13 +569,13 @@ def plot_rectangles(
     if labels is not None and len(labels) != len(boxes):
         raise ValueError(f"labels: expected one for each of the {len(boxes)} rectangles, got {len(labels)}")
     with plt.rc_context(style()):
-        figure, (ax,), _ = _sheet(1, 1, rgb.shape[0] / rgb.shape[1], 0.0, most=1, largest=4.6)
+        figure, (ax,) = _sheet(1, 1, rgb.shape[0] / rgb.shape[1], largest=4.6)
         _show(ax, rgb)
         for i, (top, left, bottom, right) in enumerate(boxes):
             colour = COLOURS[i % len(COLOURS)] if len(boxes) > 1 else COLOURS[1]
             patch = Rectangle(
                 (left - 0.5, top - 0.5), right - left, bottom - top,
-                fill=False, edgecolor=colour, linewidth=2.5,
+                fill=False, edgecolor=colour, linewidth=2.5, clip_on=False,
             )  # fmt: skip
             # a white rim keeps the line visible on any photo
             patch.set_path_effects([Stroke(linewidth=5, foreground="white"), Normal()])
@@ -582,7 +605,7 @@ def plot_masks(image: PhotoLike, masks: Mapping[str, MapLike], *, title: str | N
         if not np.isin(values, (0, 1)).all():
             raise ValueError(f"masks[{name!r}]: expected 0 or 1 everywhere, got other values")
     with plt.rc_context(style()):
-        figure, (ax,), _ = _sheet(1, 1, rgb.shape[0] / rgb.shape[1], 0.4, most=1, largest=4.6)
+        figure, (ax,) = _sheet(1, 1, rgb.shape[0] / rgb.shape[1], below=0.4, largest=4.6)
         _show(ax, rgb)
         keys = []
         for i, (name, values) in enumerate(arrays.items()):
