@@ -143,6 +143,15 @@ def _small_pictures() -> None:
             return None
         return print_figure(figure, "jpeg", pil_kwargs={"quality": 85, "subsampling": 0, "optimize": True})
 
-    formatters = shell.display_formatter.formatters
-    formatters["image/png"].for_type(Figure, as_png)
-    formatters["image/jpeg"].for_type(Figure, as_jpeg)
+    def register(*_):
+        formatters = shell.display_formatter.formatters
+        formatters["image/png"].for_type(Figure, as_png)
+        formatters["image/jpeg"].for_type(Figure, as_jpeg)
+
+    def register_again(*_):
+        shell.events.unregister("post_run_cell", register_again)
+        register()
+
+    register()
+    # the inline backend sets its own formatters once more after the cell that first imports pyplot
+    shell.events.register("post_run_cell", register_again)

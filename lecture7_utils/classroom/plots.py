@@ -75,7 +75,7 @@ def _limits(values: np.ndarray, how: str | None, signed: bool = False) -> tuple[
             return -1.0, 1.0, "0 everywhere"
         clip = float(np.percentile(np.abs(values), PERCENTILE)) if how in (None, "percentile") else 0.0
         if 0 < clip < most:
-            return -clip, clip, f"around 0, clipped at the {PERCENTILE:g} % quantile"
+            return -clip, clip, f"around 0, clipped at the {PERCENTILE:g}\N{NO-BREAK SPACE}% quantile"
         return -most, most, "symmetric around 0"
     if how is None:
         how = "range" if low < 0 or low > high / 2 else "percentile"
@@ -93,7 +93,7 @@ def _limits(values: np.ndarray, how: str | None, signed: bool = False) -> tuple[
     top = float(np.percentile(values, PERCENTILE)) if how == "percentile" else high
     if top <= 0 or top == high:
         return 0.0, high, "0 to highest value"
-    return 0.0, top, f"clipped at the {PERCENTILE:g} % quantile"
+    return 0.0, top, f"clipped at the {PERCENTILE:g}\N{NO-BREAK SPACE}% quantile"
 
 
 def _unit_range(values: np.ndarray, low: float, high: float) -> np.ndarray:
