@@ -18,6 +18,7 @@ _HOME = {
     "photos": "shop.photos",
     "photo": "shop.photos",
     "Photo": "shop.photos",
+    "collage": "shop.photos",
     "load_model": "shop.models",
     "Classifier": "shop.models",
     # what is explained, and where in the network

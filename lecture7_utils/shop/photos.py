@@ -112,6 +112,23 @@ def photo(source: PhotoLike, name: str | None = None, label: int | None = None) 
     return Photo(found if name is None else name, image, label, origin)
 
 
+def collage(left: PhotoLike, right: PhotoLike, size: int = 448) -> Photo:
+    """Two photos side by side in one square picture: the middle half of each.
+
+    left, right: what `photo` takes; size: side in pixels, an even number of at least 2.
+    Returns a `Photo` without a label. Raises what `photo` raises, and `ValueError` for another size.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 2 or size % 2:
+        raise ValueError(f"size: expected an even number of pixels, got {size!r}")
+    halves = [photo(left), photo(right)]
+    picture = Image.new("RGB", (size, size))
+    for k, half in enumerate(halves):
+        square = ImageOps.fit(half.image, (size, size), Image.Resampling.BICUBIC)
+        picture.paste(square.crop((size // 4, 0, size // 4 + size // 2, size)), (k * size // 2, 0))
+    names = " and ".join(half.name for half in halves)
+    return Photo(names, picture, None, f"collage of {names}")
+
+
 def _embedded(name: str) -> Photo:
     if name not in _EMBEDDED:
         near = difflib.get_close_matches(str(name), _EMBEDDED, n=3, cutoff=0.4) or list(_EMBEDDED)[:3]
