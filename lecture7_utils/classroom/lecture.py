@@ -73,8 +73,8 @@ def start(seed: int = 0, device: str | torch.device = "auto") -> torch.device:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (a lesson's own cells may use the global generator)
     torch.manual_seed(seed)
-    _apply_style()
     _small_pictures()
+    _apply_style()
     print(_report(chosen))
     return chosen
 
@@ -131,6 +131,10 @@ def _small_pictures() -> None:
 
     if "inline" not in plt.get_backend().lower():
         return
+    try:
+        import matplotlib_inline.backend_inline  # noqa: F401 (loaded now, as it sets its own formatters)
+    except ImportError:
+        return
 
     def photographic(figure: Figure) -> bool:
         return any(axes.images for axes in figure.axes)
@@ -153,5 +157,5 @@ def _small_pictures() -> None:
         register()
 
     register()
-    # the inline backend sets its own formatters once more after the cell that first imports pyplot
+    # older backends set their formatters only after the cell that loads them
     shell.events.register("post_run_cell", register_again)
