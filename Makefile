@@ -6,7 +6,7 @@ STAMP      := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
 # What the finished environment and the wheels on their way take: most of it is PyTorch's CUDA build,
 # which the registry has for Linux only.
-DISK_GB    := $(if $(filter Darwin,$(shell uname -s)),3,8)
+DISK_GB    := $(if $(filter Darwin,$(shell uname -s)),3,10)
 
 # Yours to set: PYTHON=python3.12 (for a new environment), LAB_ARGS="--no-browser --port=9000",
 # TEST_ARGS="-k saliency", NOTEBOOKS="01 02" (for run and budgets).
