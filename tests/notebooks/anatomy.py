@@ -4,9 +4,9 @@ The conventions, beyond valid nbformat 4.5 and the kernel `python3`:
 
 - Names are those of `COURSE`; lessons may be missing, their order is the order of the names.
 - Cell 1 is the title, in markdown: `# 3. Class activation maps` (the lesson's number in the heading), links
-  to the previous and the next notebook there is, a Colab badge whose link ends in this notebook's path, at
-  least three list items that say what one can do afterwards, minutes to read and seconds to run ("20 min",
-  "40 s"), and the question of the shop's manager.
+  to the previous and the next notebook there is, a Colab badge (if it leads to a repository, then to this
+  notebook), at least three list items that say what one can do afterwards, minutes to read and seconds to
+  run ("20 min", "40 s"), and the question of the shop's manager.
 - Cell 2 is the setup cell, letter by letter the same in all notebooks.
 - Committed as run from top to bottom: counts 1, 2, 3 …, no errors, nothing on stderr, no live widget (a
   sentence stands for it: `make run` sees to that), no address or path of the machine. At most 1.5 MB.
@@ -19,8 +19,8 @@ The conventions, beyond valid nbformat 4.5 and the kernel `python3`:
   cell defines.
 - Every cell has `slideshow.slide_type`; at least one is `notes`. Each notes cell says how many minutes, and
   one says "skip if late".
-- The lessons 1 to 8: in a section, the headings The idea, From scratch, With the package (code that asserts),
-  Look, Where it misleads come in this order, and each of them occurs.
+- The lessons 1 to 8: in a section (## …), the headings The idea, From scratch, With the package (code that
+  asserts), Look, Where it misleads come in this order, and each of them occurs.
 - A heading Recap with at least two `<details>` and a web link after it.
 - Links resolve: to files, and to headings.
 """
@@ -56,7 +56,7 @@ MACHINE_PATH = re.compile(
     r"(?<![\w.:/-])/(?:work|root|home|tmp|Users|opt|private)/\w|\b[A-Z]:\\Users\\|file://"
 )
 RAINBOW = re.compile(
-    r"""["'](?:jet|rainbow|gist_rainbow|turbo|hsv|nipy_spectral|gist_ncar)(?:_r)?["']"""
+    r"""(["'])(?:jet|rainbow|gist_rainbow|turbo|hsv|nipy_spectral|gist_ncar)(?:_r)?\1"""
     r"|\bcm\.(?:jet|rainbow|gist_rainbow|turbo|hsv|nipy_spectral)\b|COLORMAP_(?:JET|RAINBOW|TURBO|HSV)"
 )
 HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*\s*$", re.M)
@@ -129,9 +129,11 @@ def title(path: Path, notebook) -> Iterator[Problem]:
     for step, word in ((-1, "previous"), (1, "next")):
         if 0 <= here + step < len(neighbours) and neighbours[here + step] not in targets:
             yield 0, f"no link to the {word} notebook, {neighbours[here + step]}"
-    badge = re.search(r"\[!\[[^\]]+\]\([^)]+\)\]\(https://colab\.research\.google\.com/([^)]+)\)", text)
-    if not badge or not badge[1].endswith(f"/notebooks/{path.name}"):
-        yield 0, f"no Colab badge with alt text and a link that ends in /notebooks/{path.name}"
+    badge = re.search(r"\[!\[[^\]]+\]\([^)]+\)\]\(https://colab\.research\.google\.com/([^)]*)\)", text)
+    if not badge:
+        yield 0, "no Colab badge with alt text"
+    elif "github/" in badge[1] and not badge[1].endswith(f"/notebooks/{path.name}"):
+        yield 0, f"the Colab badge opens another notebook: {badge[1]}"
     if len(re.findall(r"^\s*(?:[-*+]|\d+\.)\s+\S", text, re.M)) < 3:
         yield 0, "fewer than three list items that say what one can do afterwards"
     if not re.search(r"\d\s*min", text) or not re.search(r"\d\s*s(?:ec|\b)", text):
@@ -288,14 +290,15 @@ def sections(path: Path, notebook) -> Iterator[Problem]:
             asserts |= step == "with the package" and bool(re.search(r"^\s*assert\b", cell.source, re.M))
             continue
         for level, text in HEADING.findall(without_code(cell.source)):
-            step = next((s for s in STEPS if text.lower().lstrip("*_ ").startswith(s)), None)
+            if len(level) <= 2:
+                last = -1
+            words = re.sub(r"^[\d.)*_ ]+", "", text.lower())
+            step = next((s for s in STEPS if words.startswith(s)), None)
             if step:
                 seen.add(step)
                 if STEPS.index(step) < last:
                     yield index, f'"{text}" comes after "{STEPS[last]}"; the order is {", ".join(STEPS)}'
                 last = max(last, STEPS.index(step))
-            elif len(level) <= 2:
-                last = -1
     for missing in [s for s in STEPS if s not in seen]:
         yield None, f'no heading "{missing.capitalize()}"'
     if "with the package" in seen and not asserts:
