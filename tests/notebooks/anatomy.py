@@ -53,7 +53,7 @@ MAX_BYTES = 1_500_000
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 WIDGET_TEXT = "Interactive: run the notebook to use it."
 MACHINE_PATH = re.compile(
-    r"(?<![\w.:/-])/(?:work|root|home|tmp|Users|opt|private)/\w|\b[A-Z]:\\Users\\|file://"
+    r"(?<![\w.:/-])/(?:work|root|home|tmp|Users|opt|private)/\w|\b[A-Z]:\\Users\\|file:/{2}"
 )
 RAINBOW = re.compile(
     r"""(["'])(?:jet|rainbow|gist_rainbow|turbo|hsv|nipy_spectral|gist_ncar)(?:_r)?\1"""
