@@ -1,7 +1,9 @@
 """What every kernel demands of its arguments, and what it says when it does not get it."""
 
 import math
+import operator
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +13,11 @@ def describe(value: object) -> str:
     """A value in a few words, for an error message: dtype and shape of a tensor, type of the rest."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
+    if hasattr(value, "dtype") and getattr(value, "shape", ()) != ():
         return f"{type(value).__name__} {value.dtype} {list(value.shape)}"
-    text = repr(value)
+    if isinstance(value, list | tuple | dict | set) and len(value) > 4:
+        return f"a {type(value).__name__} of {len(value)}"
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{type(value).__name__} {text[:50]}…"
 
 
@@ -26,19 +30,21 @@ def require_model(model: object) -> None:
 def require_images(images: object, model: nn.Module | None = None, name: str = "images") -> Tensor:
     """Return `images` if it is a finite float tensor [N, 3, H, W] that fits `model`'s device and dtype.
 
-    Raises `TypeError` for what is no float tensor, `ValueError` for a wrong shape, an empty batch, a NaN
-    or infinity, or a device or dtype that differs from the model's.
+    The device and dtype of a model are those of its first float parameter.
+    Raises `TypeError` for what is no dense float tensor, `ValueError` for a wrong shape, an empty batch, a
+    NaN or infinity, or a device or dtype that differs from the model's.
     """
     expected = f"{name}: expected a float tensor [N, 3, H, W], got {describe(images)}"
     hint = "; load it with Classifier.preprocess"
     if not isinstance(images, Tensor) or not images.is_floating_point():
         raise TypeError(expected + hint)
+    if images.layout != torch.strided or images.is_meta:
+        kind = "one without data" if images.is_meta else str(images.layout)
+        raise TypeError(f"{name}: expected a dense tensor with data, got {kind}")
     if images.ndim == 3 and images.shape[0] == 3:
         raise ValueError(f"{expected}; the batch dimension is missing: {name}[None] adds it")
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ValueError(expected + hint)
-    if not torch.isfinite(images).all():
-        raise ValueError(f"{name}: expected finite values, got NaN or infinity in {describe(images)}")
     weight = None if model is None else next((p for p in model.parameters() if p.is_floating_point()), None)
     if weight is not None and weight.device != images.device:
         raise ValueError(
@@ -50,26 +56,48 @@ def require_images(images: object, model: nn.Module | None = None, name: str = "
             f"{name}: expected the model's dtype {str(weight.dtype).removeprefix('torch.')}, "
             f"got {describe(images)}"
         )
+    if not torch.isfinite(images).all():
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity in {describe(images)}")
     return images
 
 
 def require_int(value: object, name: str, low: int | None = None, high: int | None = None) -> int:
-    """Return `value` as an int in [low, high]; `TypeError` for other kinds, `ValueError` outside."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an int, got {describe(value)}")
-    return int(_in_range(int(value.__index__()), name, low, high))
+    """Return `value` as an int in [low, high]; `TypeError` for other kinds, `ValueError` outside.
+
+    Integers of numpy and 0-dimensional int tensors count as ints, bools do not.
+    """
+    return _in_range(as_int(value, name, "an int"), name, low, high)
+
+
+def as_int(value: object, name: str, expected: str) -> int:
+    """`value` as an int, or `TypeError` saying that `expected` was; bools are refused."""
+    refused = isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool)
+    try:
+        # arrays and tensors have __index__ too: it raises for all but one integer, which may hide in [[3]]
+        if not refused and getattr(value, "ndim", 0) == 0:
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
 
 
 def require_number(value: object, name: str, low: float | None = None, high: float | None = None) -> float:
-    """Return `value` as a finite float in [low, high]; `TypeError` for other kinds, `ValueError` outside."""
-    if isinstance(value, bool) or isinstance(value, str | Tensor) or not hasattr(value, "__float__"):
+    """Return `value` as a finite float in [low, high]; `TypeError` for other kinds, `ValueError` outside.
+
+    Real numbers of Python and numpy count, bools and tensors do not.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {describe(value)}")
-    if not math.isfinite(float(value)):
-        raise ValueError(f"{name}: expected a finite number, got {value}")
-    return _in_range(float(value), name, low, high)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {describe(value)}")
+    return _in_range(number, name, low, high)
 
 
-def _in_range(value, name: str, low, high):
+def _in_range(value: float, name: str, low: float | None, high: float | None) -> float:
     if (low is not None and value < low) or (high is not None and value > high):
         if high is None:
             bounds = f"at least {low}"
@@ -82,7 +110,7 @@ def _in_range(value, name: str, low, high):
 
 
 def require_choice(value: object, name: str, choices: Sequence) -> None:
-    """Raise `ValueError` if `value` is none of `choices`."""
+    """Raise `ValueError` if `value` is none of `choices`, of the same type."""
     if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {describe(value)}")
 
@@ -104,6 +132,5 @@ def as_generator(value: object, device: torch.device, name: str = "generator") -
     """A `torch.Generator` from a seed (on `device`), or the one given; the global state is not touched."""
     if isinstance(value, torch.Generator):
         return value
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected a torch.Generator or an int seed, got {describe(value)}")
-    return torch.Generator(device=device).manual_seed(require_int(value, name, 0, 2**63 - 1))
+    seed = as_int(value, name, "a torch.Generator or an int seed")
+    return torch.Generator(device=device).manual_seed(require_int(seed, name, 0, 2**63 - 1))

@@ -1,9 +1,11 @@
 """Naming, finding and reading layers; stopping the forward pass at one; leaving a model as it was."""
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,27 +16,36 @@ from lecture7_utils.kernels.arguments import describe, require_images, require_m
 def evaluation(model: nn.Module, device: torch.device | None = None) -> Iterator[nn.Module]:
     """Inside, `model` is in eval mode; after, every sub-module's flag and the RNG states are as before.
 
-    device: where the images are; the state of that device's random generator is kept as well as the CPU's.
+    The states kept are torch's on the CPU, numpy's and Python's: a network may draw random numbers in its
+    forward pass. device: where the images are; a GPU's state is kept as well.
     Raises `TypeError` if `model` is no `nn.Module`. What is raised inside is passed on.
     """
     require_model(model)
     flags = [(module, module.training) for module in model.modules()]
     cuda = device if device is not None and device.type == "cuda" else None
-    cpu_state = torch.get_rng_state()
+    cpu_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     cuda_state = None if cuda is None else torch.cuda.get_rng_state(cuda)
     try:
-        model.eval()
+        if any(flag for _, flag in flags):
+            model.eval()
         yield model
     finally:
         for module, flag in flags:
-            module.training = flag
+            if module.training != flag:  # writing to a module costs more than reading
+                module.training = flag
         torch.set_rng_state(cpu_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
         if cuda_state is not None:
             torch.cuda.set_rng_state(cuda_state, cuda)
 
 
 def layer_names(model: nn.Module) -> list[str]:
-    """The names of all layers of `model`, as PyTorch names them ("features.12"), in order of definition."""
+    """The names of all layers of `model`, as PyTorch names them ("features.12"), in order of definition.
+
+    A layer that the model holds under several names is listed once, under the first.
+    Raises `TypeError` if `model` is no `nn.Module`.
+    """
     require_model(model)
     return [name for name, _ in model.named_modules() if name]
 
@@ -42,16 +53,22 @@ def layer_names(model: nn.Module) -> list[str]:
 def find_layer(model: nn.Module, name: str, argument: str = "layer") -> nn.Module:
     """The layer of that name.
 
-    Raises `TypeError` if `name` is no string and `ValueError`, with the nearest right names, if no layer
-    has it. `argument` is how the message calls it.
+    Raises `TypeError` if `name` is no string or the layer is compiled by TorchScript, which can't be read,
+    and `ValueError`, with the nearest right names, if no layer has it. `argument` is how the message calls
+    it.
     """
     if not isinstance(name, str):
         raise TypeError(f"{argument}: expected a layer's name such as 'features.12', got {describe(name)}")
-    modules = {key: module for key, module in model.named_modules() if key}
+    modules = {key: module for key, module in model.named_modules(remove_duplicate=False) if key}
     if name not in modules:
         near = difflib.get_close_matches(name, modules, n=3, cutoff=0.4) or list(modules)[:3]
-        listed = ", ".join(map(repr, near)) if near else "none: the model has no sub-modules"
-        raise ValueError(f"{argument}: no layer is named {name!r}; the nearest names are {listed}")
+        listed = f"the nearest are {', '.join(map(repr, near))}" if near else "the model has no layers inside"
+        raise ValueError(f"{argument}: expected the name of a layer, got {describe(name)}; {listed}")
+    if isinstance(modules[name], torch.jit.ScriptModule):
+        raise TypeError(
+            f"{argument}: expected a layer in Python, got {name!r} compiled by TorchScript, which can't be "
+            "read or stopped at; use the network that it was compiled from"
+        )
     return modules[name]
 
 
@@ -65,8 +82,11 @@ def hooked(module: nn.Module, hook: Callable) -> Iterator[None]:
         handle.remove()
 
 
-class _Reached(Exception):
-    """Thrown by a hook to leave the forward pass; it never leaves this module."""
+class _Reached(BaseException):
+    """Thrown by a hook to leave the forward pass; it never leaves this module.
+
+    Not an `Exception`: a network that catches those in its forward pass must not catch this one.
+    """
 
 
 def run_to(model: nn.Module, images: Tensor, layer: str) -> Tensor:
@@ -76,13 +96,17 @@ def run_to(model: nn.Module, images: Tensor, layer: str) -> Tensor:
     pass, the first call counts (`Classifier.layers` shows the number of calls).
     Returns the layer's output, with its graph if gradients are on.
     Raises `ValueError` for an unknown layer or one that the pass never reaches, `TypeError` for a layer
-    that does not give one tensor.
+    that does not give one tensor or that TorchScript compiled.
     """
     return activations_with_grad(model, images, [layer])[layer]
 
 
 def activations_with_grad(model: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """The outputs of `layers` as in `run_to`, with their graph if gradients are on; stops at the deepest."""
+    """The outputs of `layers` as in `run_to`, with their graph if gradients are on; stops at the deepest.
+
+    With gradients on, what is returned lies on the way to all that comes later, so that the gradient of a
+    deeper layer by a shallower one exists.
+    """
     modules = {name: find_layer(model, name, "layers" if len(layers) > 1 else "layer") for name in layers}
     found: dict[str, Tensor] = {}
 
@@ -92,25 +116,26 @@ def activations_with_grad(model: nn.Module, images: Tensor, layers: Sequence[str
                 return None
             if not isinstance(output, Tensor):
                 raise TypeError(f"layer: expected {name!r} to give one tensor, got {describe(output)}")
-            found[name] = output
-            if len(found) == len(modules):
+            if len(found) == len(modules) - 1:
+                found[name] = output
                 raise _Reached
-            # a copy goes on, so that an in-place step after the layer cannot change what was read
-            return output.clone()
+            # copies, so that no later step in place can change what was read; the network goes on with its
+            # own tensor where it can: other tensors may share its memory
+            found[name] = output.clone()
+            return found[name].clone() if found[name].requires_grad else None
 
         return hook
 
-    handles = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
-    try:
-        model(images)
-    except _Reached:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(hooked(module, keep(name)))
+        try:
+            model(images)
+        except _Reached:
+            pass
     missing = [name for name in modules if name not in found]
     if missing:
-        raise ValueError(f"layer: {missing[0]!r} exists but the forward pass never calls it")
+        raise ValueError(f"layer: expected one that the forward pass calls, got {missing[0]!r}")
     return found
 
 
@@ -124,9 +149,12 @@ def activations(model: nn.Module, images: Tensor, layers: str | Sequence[str]) -
     """
     require_model(model)
     require_images(images, model)
+    if not isinstance(layers, str | Iterable):
+        raise TypeError(f"layers: expected a layer's name or a sequence of them, got {describe(layers)}")
     names = [layers] if isinstance(layers, str) else list(layers)
     if not names:
         raise ValueError("layers: expected at least one name, got none")
     with evaluation(model, images.device), torch.no_grad():
-        found = activations_with_grad(model, images, names)
+        # a copy goes in: the first step may be in place
+        found = activations_with_grad(model, images.clone(), names)
     return found[layers] if isinstance(layers, str) else {name: found[name] for name in names}

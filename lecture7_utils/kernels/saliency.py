@@ -1,10 +1,13 @@
 """Lesson 1: which pixels would change the score most, by its gradient; and a segmentation from that."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from lecture7_utils.kernels.arguments import (
     as_generator,
+    as_int,
     describe,
     require_choice,
     require_images,
@@ -14,7 +17,7 @@ from lecture7_utils.kernels.arguments import (
     require_number,
 )
 from lecture7_utils.kernels.layers import evaluation
-from lecture7_utils.kernels.targets import Target, TargetLike, as_target, target_count, values
+from lecture7_utils.kernels.targets import Target, TargetLike, Unit, as_target, target_count, values
 
 REDUCTIONS = ("max", "l2", None)
 
@@ -68,8 +71,8 @@ def smooth_grad(
 
     samples: n, at least 1. noise: sigma as a share of each image's range, at least 0.
     generator: a `torch.Generator` or a seed; the result does not depend on `chunk` beyond rounding.
-    chunk: noisy images in one pass; "auto" keeps a pass within about 8 images of 224 × 224 on a CPU and
-        128 on a GPU. progress: show a bar.
+    chunk: the most noisy images in one pass; "auto" keeps a pass within about 8 images of 224 × 224 on a
+        CPU and 128 on a GPU. progress: show a bar.
     The rest, what is returned and what is raised, as in `saliency_map`.
     """
     target = _checked(model, images, target, reduce, times_input)
@@ -77,27 +80,32 @@ def smooth_grad(
     require_number(noise, "noise", 0)
     generator = as_generator(generator, images.device)
     count = images.shape[0]
-    if chunk == "auto":
+    require_choice(progress, "progress", (False, True))
+    if isinstance(chunk, str) and chunk == "auto":
         room = (8 if images.device.type == "cpu" else 128) * 224 * 224
         chunk = max(1, room // (images.shape[2] * images.shape[3]))
-    chunk = require_int(chunk, "chunk", 1)
+    chunk = require_int(as_int(chunk, "chunk", "'auto' or an int"), "chunk", 1)
     per_pass = max(1, chunk // count)
+    parts = [slice(i, i + chunk) for i in range(0, count, chunk)]  # one, unless the batch is beyond a chunk
 
     clean = images.detach()
     sigma = noise * (clean.amax((1, 2, 3), keepdim=True) - clean.amin((1, 2, 3), keepdim=True))
-    total = torch.zeros_like(clean)
+    # half precision would lose the small terms of a long sum
+    total = torch.zeros_like(clean, dtype=torch.promote_types(clean.dtype, torch.float32))
     with evaluation(model, images.device):
         for first in _bar(range(0, samples, per_pass), progress, "SmoothGrad"):
             n = min(per_pass, samples - first)
-            # drawn one sample at a time: so the noise is the same whatever the chunk
+            # drawn one sample of the whole batch at a time: so the noise is the same whatever the chunk
             drawn = [
                 torch.randn(clean.shape, generator=generator, device=generator.device, dtype=clean.dtype)
                 for _ in range(n)
             ]
-            noisy = torch.cat([clean + sigma * e.to(clean.device) for e in drawn])
-            gradient = input_gradient(model, noisy, _repeated(target, n))
-            total += (gradient * noisy if times_input else gradient).view(n, *clean.shape).sum(0)
-    return _reduced(total / samples, reduce)
+            for part in parts:
+                noisy = torch.cat([clean[part] + sigma[part] * e[part].to(clean.device) for e in drawn])
+                gradient = input_gradient(model, noisy, _repeated(target, part, n))
+                terms = gradient * noisy if times_input else gradient
+                total[part] += terms.view(n, -1, *clean.shape[1:]).sum(0, dtype=total.dtype)
+    return _reduced((total / samples).to(clean.dtype), reduce)
 
 
 def input_gradient(model: nn.Module, images: Tensor, target: Target) -> Tensor:
@@ -151,17 +159,20 @@ def segment(
             f"image: expected values in 0 to 1, got {image.min():.4g} to {image.max():.4g}; "
             "Classifier.display turns preprocessed images back"
         )
-    if not isinstance(saliency, Tensor) or saliency.ndim != 2:
-        raise ValueError(f"saliency: expected a float tensor [H, W], got {describe(saliency)}")
-    require_map(saliency[None], "saliency", image[:1])
+    if not isinstance(saliency, Tensor) or not saliency.is_floating_point():
+        raise TypeError(f"saliency: expected a float tensor [H, W], got {describe(saliency)}")
+    if saliency.shape != image.shape[1:]:
+        raise ValueError(
+            f"saliency: expected a float tensor {list(image.shape[1:])}, as large as the image, "
+            f"got {describe(saliency)}"
+        )
+    require_map(saliency[None], "saliency")
     require_number(foreground, "foreground", 0, 1)
     require_number(background, "background", 0, 1)
     if background >= foreground:
         raise ValueError(f"background: expected below foreground = {foreground}, got {background}")
     require_number(blur, "blur", 0)
     require_int(iterations, "iterations", 1)
-    if saliency.max() == saliency.min():
-        raise ValueError("saliency: expected a map that is not constant, got one value everywhere")
 
     import cv2
     import numpy as np
@@ -170,9 +181,18 @@ def segment(
     heat = saliency.detach().cpu().double().numpy()
     if blur > 0:
         heat = cv2.GaussianBlur(heat, (0, 0), blur)
+    if heat.max() == heat.min():
+        raise ValueError("saliency: expected a map that is not constant, got one value everywhere")
+    low, high = np.quantile(heat, [background, foreground])
+    # where many pixels share one value (a map that is 0 almost everywhere) the quantiles meet or reach the
+    # top; GrabCut needs seeds of both kinds
+    if low == heat.max():
+        low = heat[heat < low].max()
+    if high == low:
+        high = heat[heat > low].min()
     seeds = np.full(heat.shape, cv2.GC_PR_BGD, np.uint8)
-    seeds[heat <= np.quantile(heat, background)] = cv2.GC_BGD
-    seeds[heat >= np.quantile(heat, foreground)] = cv2.GC_FGD
+    seeds[heat <= low] = cv2.GC_BGD
+    seeds[heat >= high] = cv2.GC_FGD
     cv2.setRNGSeed(0)
     bgr = np.ascontiguousarray(rgb[:, :, ::-1])
     seeds, _, _ = cv2.grabCut(bgr, seeds, None, None, None, iterations, cv2.GC_INIT_WITH_MASK)
@@ -194,14 +214,12 @@ def _reduced(gradient: Tensor, reduce: str | None) -> Tensor:
     return gradient.abs().amax(1) if reduce == "max" else gradient.norm(dim=1)
 
 
-def _repeated(target: Target, times: int) -> Target:
-    """The target for `times` copies of the batch, one after the other."""
+def _repeated(target: Target, part: slice, times: int) -> Target:
+    """The target for `times` copies of that part of the batch, one after the other."""
     if target_count(target) is None:
         return target
-    from dataclasses import replace
-
-    field = "channel" if hasattr(target, "channel") else "classes"
-    return replace(target, **{field: getattr(target, field) * times})
+    field = "channel" if isinstance(target, Unit) else "classes"
+    return replace(target, **{field: getattr(target, field)[part] * times})
 
 
 def _bar(steps: range, progress: bool, what: str):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lecture7_utils.kernels.arguments import describe, require_images, require_int, require_model
+from lecture7_utils.kernels.arguments import as_int, describe, require_images, require_int, require_model
 from lecture7_utils.kernels.layers import evaluation, run_to
 
 Ints = int | tuple[int, ...]
@@ -42,7 +42,7 @@ TargetLike = Target | int | Sequence[int] | Tensor
 def class_score(classes: int | Sequence[int] | Tensor) -> ClassScore:
     """The pre-softmax score s_c of a class: the output of the network's last layer as it is.
 
-    classes: one class index for all images, or one for each image (a sequence or an int tensor [N]).
+    classes: one class index for all images, or one for each image (a sequence, an int array or tensor [N]).
     Raises `TypeError` for what is no int or sequence of ints, `ValueError` for a negative or an empty one.
     """
     return ClassScore(_ints(classes, "target"))
@@ -59,14 +59,15 @@ def class_probability(classes: int | Sequence[int] | Tensor) -> ClassProbability
 def unit(layer: str, channel: int | Sequence[int] | Tensor, position: str | tuple[int, int] = "max") -> Unit:
     """A unit of a layer: channel `channel` of what `layer` gives; the network stops at that layer.
 
-    position: "max" for the largest value over all positions, "mean" for their mean, or (i, j) for row i
-    and column j of the layer's map. A layer that gives [N, C] has no positions: (i, j) raises there.
+    position: "max" for the largest value over all positions (where several are equally large, its gradient
+    is shared between them), "mean" for their mean, or (i, j) for row i and column j of the layer's map,
+    counted from 0. A layer that gives [N, C] has no positions: (i, j) raises there.
     channel: one for all images, or one for each image.
     Raises `TypeError` or `ValueError` for arguments of another form.
     """
     if not isinstance(layer, str):
         raise TypeError(f"layer: expected a layer's name such as 'features.12', got {describe(layer)}")
-    if isinstance(position, str):
+    if isinstance(position, str | bytes):
         if position not in ("max", "mean"):
             raise ValueError(f"position: expected 'max', 'mean' or (row, column), got {position!r}")
     elif isinstance(position, Sequence) and len(position) == 2:
@@ -101,13 +102,20 @@ def evaluate(model: nn.Module, images: Tensor, target: TargetLike) -> Tensor:
     require_images(images, model)
     target = as_target(target)
     with evaluation(model, images.device), torch.no_grad():
-        return values(model, images, target)
+        # a copy goes in: the first step may be in place
+        return values(model, images.clone(), target)
 
 
 def values(model: nn.Module, images: Tensor, target: Target) -> Tensor:
     """As `evaluate`, for kernels: gradients, eval mode and the checks of `images` are the caller's."""
     if isinstance(target, Unit):
-        return read_unit(run_to(model, images, target.layer), target)
+        output = run_to(model, images, target.layer)
+        if output.ndim > 0 and output.shape[0] != images.shape[0]:
+            raise ValueError(
+                f"layer: expected {target.layer!r} to give one row for each of the {images.shape[0]} images, "
+                f"got {describe(output)}"
+            )
+        return read_unit(output, target)
     return read_class(class_scores(model, images), target)
 
 
@@ -161,17 +169,17 @@ def read_unit(output: Tensor, target: Unit) -> Tensor:
 
 
 def _ints(value: object, name: str) -> Ints:
-    if isinstance(value, Tensor):
-        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool or value.ndim > 1:
-            raise TypeError(f"{name}: expected an int or one int for each image, got {describe(value)}")
+    expected = "an int or one int for each image"
+    if isinstance(value, str | bytes):
+        hint = "; Classifier.index gives a category's number" if name == "target" else ""
+        raise TypeError(f"{name}: expected {expected}, got {describe(value)}{hint}")
+    if getattr(value, "ndim", 0) == 1:  # an array or a tensor
         value = value.tolist()
-    if hasattr(value, "__index__") and not isinstance(value, bool):
-        return require_int(value, name, 0)
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise TypeError(f"{name}: expected an int or one int for each image, got {describe(value)}")
+    if not isinstance(value, Sequence):
+        return require_int(as_int(value, name, expected), name, 0)
     if not value:
-        raise ValueError(f"{name}: expected an int or one int for each image, got an empty sequence")
-    return tuple(require_int(v, name, 0) for v in value)
+        raise ValueError(f"{name}: expected {expected}, got an empty sequence")
+    return tuple(require_int(as_int(v, name, expected), name, 0) for v in value)
 
 
 def _per_image(chosen: Ints, n: int, count: int, name: str, noun: str, device: torch.device) -> Tensor:
