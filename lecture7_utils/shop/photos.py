@@ -4,15 +4,16 @@ import difflib
 import importlib.metadata
 import io
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 LARGEST = 64_000_000  # pixels; a larger picture is a mistake or an attack, no photo for a 224-pixel network
+LONGEST = 100  # times the short side: scaling the short side up to 256 pixels must not fill the memory
 
 # name: (distribution, file in its wheel, ImageNet label). The shop's animals first, then the rest.
 _EMBEDDED = {
@@ -62,11 +63,13 @@ def photos(names: Sequence[str] | None = None) -> tuple[Photo, ...]:
     """The labelled photos that come with the dependencies: foolbox's 20 from ImageNet and scikit-image's cat.
 
     names: which of them, in that order; None for all 21, the animals first.
-    Raises `ValueError` for an unknown name, with the nearest right ones, and `FileNotFoundError`, saying
-    which package to install, where a wheel or its file is missing.
+    Raises `TypeError` for what is no sequence, `ValueError` for an unknown name, with the nearest right
+    ones, and `FileNotFoundError`, saying which package to install, where a wheel or its file is missing.
     """
     if isinstance(names, str):
         raise TypeError(f"names: expected a sequence, got the string {names!r}; use photo({names!r})")
+    if names is not None and not isinstance(names, Iterable):
+        raise TypeError(f"names: expected a sequence of names, got {names!r}")
     return tuple(_embedded(name) for name in (_EMBEDDED if names is None else names))
 
 
@@ -74,40 +77,47 @@ def photo(source: PhotoLike, name: str | None = None, label: int | None = None) 
     """One photo: by the name of an embedded one, or your own.
 
     source: the name of an embedded photo ("dalmatian"); a path; the bytes of a picture file; a PIL image;
-        an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; a tensor [1, H, W], [3, H, W] or [4, H, W].
-        Arrays and tensors are uint8 in 0 to 255 or float in 0 to 1.
-    name, label: how to call your own photo, and its ImageNet label if it has one.
+        an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; a tensor [1, H, W], [3, H, W] or [4, H, W],
+        a batch of one too. Arrays and tensors are uint8 in 0 to 255 or float in 0 to 1.
+    name, label: how to call the photo, and its ImageNet label (0 to 999) if it has one; None for what it
+        has already.
     Grey pictures become RGB, transparent ones are laid on white, the camera's orientation is applied, of
-    an animation the first frame is taken.
+    an animation the first frame is taken. What is given is not changed.
     Raises `TypeError` for other types and `ValueError` for what is no photo (broken file, over 64 million
-    pixels, other shapes, values outside the range), naming the file and what was expected;
-    `FileNotFoundError` for a name that is neither an embedded photo nor a file.
+    pixels, over 100 times as long as wide, other shapes, values outside the range), naming the file and
+    what was expected; `FileNotFoundError` for a name that is neither an embedded photo nor a file.
     """
-    if isinstance(source, Photo):
-        return source
+    if not isinstance(name, str | None):
+        raise TypeError(f"name: expected a string or None, got {name!r}")
+    if label is not None and (isinstance(label, bool) or not hasattr(label, "__index__")):
+        raise TypeError(f"label: expected an int or None, got {label!r}")
+    if label is not None and not 0 <= label < 1000:
+        raise ValueError(f"label: expected an int in 0 to 999, got {label}")
     if isinstance(source, str) and source in _EMBEDDED:
-        return _embedded(source)
+        source = _embedded(source)
+    if isinstance(source, Photo):
+        changes = {"name": name, "label": label}
+        return replace(source, **{key: value for key, value in changes.items() if value is not None})
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        if not path.is_file():
+        if not _is_file(path):
             near = difflib.get_close_matches(str(source), _EMBEDDED, n=3, cutoff=0.5) or list(_EMBEDDED)[:3]
             raise FileNotFoundError(
-                f"source: {str(source)!r} is neither a file nor an embedded photo; "
+                f"source: expected a file or the name of an embedded photo, got {_short(source)}; "
                 f"the nearest embedded names are {', '.join(map(repr, near))}"
             )
         image, found, origin = _decode(path, path.name), path.stem, path.name
     elif isinstance(source, bytes | bytearray | memoryview):
         image, found, origin = _decode(io.BytesIO(bytes(source)), "the given bytes"), "your photo", "bytes"
     elif isinstance(source, Image.Image):
-        image, found, origin = _rgb(source, "the given picture"), "your photo", "PIL image"
+        image, found, origin = _upright(source, "the given picture"), "your photo", "PIL image"
     elif isinstance(source, np.ndarray):
         image, found, origin = _from_array(source), "your photo", "array"
     elif isinstance(source, torch.Tensor):
         image, found, origin = _from_tensor(source), "your photo", "tensor"
     else:
         raise TypeError(
-            f"source: expected a name, a path, bytes, a PIL image, an array or a tensor, "
-            f"got {type(source).__name__}"
+            f"source: expected a name, a path, bytes, a PIL image, an array or a tensor, got {_short(source)}"
         )
     return Photo(found if name is None else name, image, label, origin)
 
@@ -130,10 +140,11 @@ def collage(left: PhotoLike, right: PhotoLike, size: int = 448) -> Photo:
 
 
 def _embedded(name: str) -> Photo:
-    if name not in _EMBEDDED:
+    if not isinstance(name, str) or name not in _EMBEDDED:
         near = difflib.get_close_matches(str(name), _EMBEDDED, n=3, cutoff=0.4) or list(_EMBEDDED)[:3]
         raise ValueError(
-            f"name: no embedded photo is called {name!r}; the nearest are {', '.join(map(repr, near))}"
+            f"names: expected names of embedded photos, got {_short(name)}; "
+            f"the nearest are {', '.join(map(repr, near))}"
         )
     package, file, label = _EMBEDDED[name]
     return Photo(name, _decode(wheel_file(package, file), file), label, f"{package}: {file}")
@@ -161,37 +172,75 @@ def wheel_file(package: str, name: str) -> Path:
 
 def _decode(file: Path | io.BytesIO, called: str) -> Image.Image:
     try:
-        with Image.open(file) as image:
-            _refuse_size(image, called)  # before decoding: the header says the size
-            image.load()
-            return _rgb(ImageOps.exif_transpose(image), called)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"source: {called} is too large for a photo: {error}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
-        raise ValueError(f"source: expected a picture file, but {called} can't be read: {error}") from None
+        image = Image.open(file)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(f"{called}: {error}") from None
+    except Exception as error:  # Pillow's decoders raise nearly every kind there is on a broken file
+        raise _unreadable(called, error) from None
+    with image:
+        return _upright(image, called)
+
+
+def _upright(image: Image.Image, called: str) -> Image.Image:
+    _refuse_size(image, called)  # before decoding: the header says the size
+    try:
+        image.load()
+        # a copy: what is given is not changed
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:
+        raise _unreadable(called, error) from None
+    return _rgb(image, called)
+
+
+def _unreadable(called: str, error: Exception) -> ValueError:
+    why = " ".join(str(error).split())[:120] or repr(error)
+    return ValueError(f"source: expected a whole picture file, got {called}, which can't be read: {why}")
+
+
+def _too_large(got: str) -> ValueError:
+    return ValueError(
+        f"source: expected at most {LARGEST // 10**6} million pixels, got {got}; make it smaller first"
+    )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system
+        return False
+
+
+def _short(value: object) -> str:
+    text = repr(str(value) if isinstance(value, os.PathLike) else value)
+    return text if len(text) <= 80 else f"{text[:70]}…"
 
 
 def _refuse_size(image: Image.Image, called: str) -> None:
     width, height = image.size
+    got = f"{width} × {height} in {called}"
     if width * height > LARGEST:
-        raise ValueError(
-            f"source: expected at most {LARGEST / 1e6:.0f} million pixels, "
-            f"but {called} has {width} × {height}; make it smaller first"
-        )
+        raise _too_large(got)
     if width * height == 0:
-        raise ValueError(f"source: expected a picture with pixels, but {called} has {width} × {height}")
+        raise ValueError(f"source: expected a picture with pixels, got {got}")
+    if max(width, height) > LONGEST * min(width, height):
+        raise ValueError(f"source: expected sides within {LONGEST} to 1, got {got}; cut a piece out first")
 
 
 def _rgb(image: Image.Image, called: str) -> Image.Image:
     _refuse_size(image, called)
-    if image.mode.startswith("I;16") or image.mode == "I":  # 16 bits: Pillow's own conversion would clip
-        array = np.asarray(image).astype(np.float64) / 257
-        image = Image.fromarray(array.clip(0, 255).round().astype(np.uint8), "L")
-    if "A" in image.mode or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    try:
+        if image.mode.startswith("I;16") or image.mode == "I":  # 16 bits: Pillow's own conversion would clip
+            array = np.asarray(image).astype(np.float64) / 257
+            image = Image.fromarray(array.clip(0, 255).round().astype(np.uint8))
+        if image.mode == "La":  # premultiplied: Pillow converts it to this one only
+            image = image.convert("LA")
+        if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        return image.convert("RGB")
+    except ValueError as error:  # a mode that Pillow can't convert
+        raise _unreadable(called, error) from None
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -211,9 +260,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8:
         raise TypeError(f"source: expected uint8 in 0 to 255 or float in 0 to 1, got {got}")
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[array.shape[2]]
-    picture = array[:, :, 0] if mode == "L" else array
-    return _rgb(Image.fromarray(np.ascontiguousarray(picture), mode), "the given array")
+    picture = array[:, :, 0] if array.shape[2] == 1 else array
+    return _rgb(Image.fromarray(np.ascontiguousarray(picture)), "the given array")
 
 
 def _from_tensor(tensor: torch.Tensor) -> Image.Image:
