@@ -123,7 +123,8 @@ def normalise(map: MapLike, how: str = "max") -> tuple[Tensor, str]:
 
 
 @cache
-def _palette(colours: str) -> np.ndarray:
+def palette(colours: str) -> np.ndarray:
+    """The 256 colours of a matplotlib colour map, uint8 [256, 3]. Raises `ValueError` for an unknown name."""
     import matplotlib
 
     try:
@@ -168,7 +169,7 @@ def overlay(
     else:
         low, high = _as_limits(limits)
     scaled = _unit_range(values, low, high).astype(np.float32)
-    heat = _palette(colours)[(scaled * 255).round().astype(np.uint8)].astype(np.float32)
+    heat = palette(colours)[(scaled * 255).round().astype(np.uint8)].astype(np.float32)
     strength = np.abs(2 * scaled - 1) if colours in _DIVERGING_MAPS else scaled
     weight = (np.float32(alpha) ** (2.5 - 1.5 * strength))[:, :, None]
     base = rgb.astype(np.float32)
@@ -263,7 +264,7 @@ def _show_map(ax, values: np.ndarray, low: float, high: float, colours: str, tex
 
 
 def _cmap(colours: str):
-    _palette(colours)  # raises for an unknown name
+    palette(colours)  # raises for an unknown name
     import matplotlib
 
     return matplotlib.colormaps[colours]

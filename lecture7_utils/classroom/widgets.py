@@ -1,0 +1,520 @@
+"""The explorers: one for each lesson, of core ipywidgets only (7.7 and 8 alike).
+
+What costs a pass through the network is done once and kept, or waits for a button with a progress bar; the
+rest of a redraw is a few milliseconds of numpy. Pictures are encoded images, not figures: that is several
+times as quick. An error inside a callback is shown in the explorer, kept in `failures`, and raised.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from html import escape
+
+import ipywidgets as widgets
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lecture7_utils.classroom.plots import SEQUENTIAL, overlay, palette, picture
+from lecture7_utils.kernels.arguments import describe, require_int
+from lecture7_utils.kernels.saliency import saliency_map, smooth_grad
+from lecture7_utils.shop.models import Classifier, Prediction
+from lecture7_utils.shop.photos import Photo, PhotoLike, photo
+
+PANEL = 384  # pixels that a picture in an explorer is wide
+SAMPLES = (1, 4, 8, 16)
+
+_WIDE = {"description_width": "150px"}
+
+
+class Explorer(widgets.VBox):
+    """Controls above, a picture and a readout below; made by the `explore_...` functions.
+
+    controls: {name: widget}, "reset" among them. failures: what callbacks raised, the latest last.
+    draw: gives the picture's bytes and the readout's HTML for the controls' present values.
+    follow: told the name of a control that changed, to bring others in line before the redraw.
+    """
+
+    def __init__(
+        self,
+        controls: Mapping[str, widgets.Widget],
+        draw: Callable[[], tuple[bytes, str]],
+        *,
+        follow: Callable[[str], None] = lambda name: None,
+        below: Sequence[widgets.Widget] = (),
+        beside: bool = False,
+    ):
+        reset = widgets.Button(description="Reset", icon="undo", layout={"width": "150px"})
+        self.controls = {**controls, "reset": reset}
+        self.failures: list[Exception] = []
+        # a picture is shrunk on a narrow page, never cut
+        self.picture = widgets.Image(format="jpeg", layout={"max_width": "100%", "object_fit": "contain"})
+        self.readout = widgets.HTML()
+        self.problem = widgets.HTML()
+        for widget, name in ((self.picture, "picture"), (self.readout, "readout"), (self.problem, "problem")):
+            widget.add_class(f"l7-{name}")
+        self._draw, self._follow, self._held = draw, follow, False
+        self._first = {n: c.value for n, c in controls.items() if not isinstance(c, widgets.Button)}
+        self._draw_now()
+        for name in self._first:
+            controls[name].observe(lambda change, name=name: self._changed(name), "value")
+        reset.on_click(lambda _: self.guarded(self._reset))
+
+        buttons = [c for c in self.controls.values() if isinstance(c, widgets.Button)]
+        rows = [controls[name] for name in self._first]
+        shown = [self.picture, self.readout]
+        if beside:
+            shown = [widgets.HBox(shown, layout={"flex_flow": "row wrap", "align_items": "center"})]
+        super().__init__([*rows, widgets.HBox([*buttons, *below]), self.problem, *shown])
+        self.layout.max_width = f"{2 * PANEL + 60}px"
+        self.add_class("l7-explorer")
+
+    def redraw(self) -> None:
+        """Draw again for the controls' present values."""
+        self.guarded(self._draw_now)
+
+    def guarded(self, work: Callable[[], None]) -> None:
+        """Do `work`; what it raises is shown under the controls, kept, and raised again."""
+        try:
+            work()
+        except Exception as error:
+            self.failures.append(error)
+            self.problem.value = _message(f"{type(error).__name__}: {error}", wrong=True)
+            raise
+        self.problem.value = ""
+
+    def on_press(self, name: str, work: Callable[[], None]) -> None:
+        """Let the button `name` do `work` and redraw; it can't be pressed again meanwhile."""
+        button = self.controls[name]
+
+        def pressed(_button) -> None:
+            button.disabled = True
+            try:
+                self.guarded(work)
+            finally:
+                button.disabled = False
+            self.redraw()
+
+        button.on_click(pressed)
+
+    def _draw_now(self) -> None:
+        pixels, text = self._draw()
+        if pixels != self.picture.value:  # sending the same bytes again makes the page flicker
+            self.picture.value = pixels
+        self.readout.value = text
+
+    def _changed(self, name: str) -> None:
+        if self._held:
+            return
+
+        def work() -> None:
+            with self._hold():
+                self._follow(name)
+            self._draw_now()
+
+        self.guarded(work)
+
+    def _reset(self) -> None:
+        with self._hold():
+            for name, value in self._first.items():
+                self.controls[name].value = value
+                self._follow(name)
+        self._draw_now()
+
+    @contextmanager
+    def _hold(self) -> Iterator[None]:
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
+
+# ------------------------------------------------------------------------------------- pieces of explorers
+
+
+def _message(text: str, wrong: bool = False) -> str:
+    colour = "#b00020" if wrong else "inherit"
+    return f'<div style="font-size:14px;line-height:1.4;color:{colour}">{escape(text)}</div>'
+
+
+def _paragraph(*lines: str) -> str:
+    """Lines of HTML in the readout's font."""
+    return f'<div style="font-size:14px;line-height:1.5">{"<br>".join(lines)}</div>'
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _signed(value: float, form: str = "{:+.2f}") -> str:
+    return form.format(value).replace("-", "\N{MINUS SIGN}")
+
+
+def _score(value: float) -> str:
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _jpeg(pixels: np.ndarray | Image.Image) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=88, subsampling=0)
+    return file.getvalue()
+
+
+def _panels(parts: Sequence[tuple[str, np.ndarray]], width: int = PANEL) -> Image.Image:
+    """Pictures of one size side by side, each under its title."""
+    font, gap, above = ImageFont.load_default(size=16), 12, 26
+    height = round(width * parts[0][1].shape[0] / parts[0][1].shape[1])
+    sheet = Image.new("RGB", (len(parts) * (width + gap) - gap, above + height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, (title, pixels) in enumerate(parts):
+        left = i * (width + gap)
+        pen.text((left, 2), title, fill="black", font=font)
+        panel = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+        sheet.paste(panel, (left, above))
+    return sheet
+
+
+def _with_bar(sheet: Image.Image, colours: str, low: str, high: str, middle: str = "") -> Image.Image:
+    """The sheet with a colour bar under its last panel, its ends labelled."""
+    font, bar = ImageFont.load_default(size=14), 12
+    result = Image.new("RGB", (sheet.width, sheet.height + bar + 30), "white")
+    result.paste(sheet, (0, 0))
+    left, top = sheet.width - PANEL, sheet.height + 8
+    ramp = palette(colours)[np.linspace(0, 255, PANEL).round().astype(int)]
+    result.paste(Image.fromarray(np.tile(ramp, (bar, 1, 1))), (left, top))
+    pen = ImageDraw.Draw(result)
+    y = top + bar + 2
+    pen.text((left, y), low, fill="black", font=font)
+    pen.text((left + PANEL // 2, y), middle, fill="black", font=font, anchor="ma")
+    pen.text((sheet.width, y), high, fill="black", font=font, anchor="ra")
+    return result
+
+
+class _Shown:
+    """The photos of an explorer as the network takes them; each is preprocessed and judged once."""
+
+    def __init__(self, net: Classifier, photos: Sequence[PhotoLike]):
+        if not isinstance(net, Classifier):
+            raise TypeError(f"net: expected a Classifier, as load_model gives it, got {describe(net)}")
+        if isinstance(photos, Photo | str | bytes) or not isinstance(photos, Sequence):
+            raise TypeError(f"photos: expected a sequence of photos, got {describe(photos)}")
+        if not photos:
+            raise ValueError("photos: expected at least one photo, got none")
+        self.net = net
+        self.photos = [photo(p) for p in photos]
+        self._kept: dict[int, tuple[Tensor, np.ndarray, Tensor]] = {}
+
+    def dropdown(self) -> widgets.Dropdown:
+        names = [(p.name, i) for i, p in enumerate(self.photos)]
+        return widgets.Dropdown(options=names, value=0, description="photo", style=_WIDE)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, np.ndarray, Tensor]:
+        """images [1, 3, H, W]; the picture uint8 [H, W, 3]; the scores [K], on the CPU."""
+        if i not in self._kept:
+            images = self.net.preprocess(self.photos[i])
+            self._kept[i] = (images, picture(self.net.display(images)[0]), _scores(self.net, images)[0])
+        return self._kept[i]
+
+    def top(self, i: int, k: int = 5) -> list[Prediction]:
+        return _predictions(self.net, self[i][2], k)
+
+
+def _scores(net: Classifier, images: Tensor) -> Tensor:
+    """Pre-softmax scores [N, K] on the CPU, in eval mode; the network is left as it was."""
+    from lecture7_utils.kernels.layers import evaluation
+    from lecture7_utils.kernels.targets import class_scores
+
+    with evaluation(net, images.device), torch.no_grad():
+        return class_scores(net, images).float().cpu()
+
+
+def _predictions(net: Classifier, scores: Tensor, k: int, also: Sequence[int] = ()) -> list[Prediction]:
+    """The k highest of scores [K], and those of `also` in the last places if they aren't among them."""
+    k = min(k, len(scores))
+    best = scores.topk(k).indices.tolist()
+    missing = [c for c in also if c not in best]
+    chosen = best[: k - len(missing)] + missing
+    probabilities = torch.softmax(scores, 0)
+    return [
+        Prediction(net.categories[c], c, scores[c].item(), probabilities[c].item())
+        for c in sorted(chosen, key=lambda c: -scores[c].item())
+    ]
+
+
+# ------------------------------------------------------------------------------------- lesson 0
+
+
+def explore_predictions(net: Classifier, photos: Sequence[PhotoLike]) -> Explorer:
+    """Lesson 0: scores before the softmax and probabilities after it.
+
+    Choose a photo; add a number to all scores (no probability changes); add a number to all scores but the
+    winner's (its probability changes while its score does not). One forward pass for each photo, ever.
+    controls: "photo", "shift", "rivals", "reset". Returns the root widget.
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
+    """
+    shown = _Shown(net, photos)
+    slider = {"min": -10.0, "max": 10.0, "step": 0.5, "value": 0.0, "readout_format": "+.1f", "style": _WIDE}
+    controls = {
+        "photo": shown.dropdown(),
+        "shift": widgets.FloatSlider(description="add to all scores", **slider),
+        "rivals": widgets.FloatSlider(description="add to the rivals", **slider),
+    }
+    for control in controls.values():
+        control.layout.width = "100%"
+
+    def draw() -> tuple[bytes, str]:
+        i, shift, rivals = (controls[name].value for name in ("photo", "shift", "rivals"))
+        _, pixels, scores = shown[i]
+        watched = scores.argmax().item()
+        moved = scores + shift + rivals
+        moved[watched] -= rivals
+        before = _predictions(net, scores, 1)[0]
+        rows = _predictions(net, moved, 5, also=[watched])
+        after = next(p for p in rows if p.index == watched)
+        name = escape(before.category)
+        readout = _bars(rows, watched) + _paragraph(
+            f"<b>{name}</b>: score {_score(before.score)} → <b>{_score(after.score)}</b>, "
+            f"probability {_percent(before.probability)} → <b>{_percent(after.probability)}</b>"
+        )
+        return _jpeg(_panels([(shown.photos[i].name, pixels)])), readout
+
+    explorer = Explorer(controls, draw, beside=True)
+    explorer.picture.layout.width = "44%"
+    explorer.readout.layout.width = "54%"
+    return explorer
+
+
+def _bars(rows: Sequence[Prediction], watched: int) -> str:
+    """Scores and probabilities as two columns of bars; scores on one scale, −20 to 30, whatever the photo."""
+    low, high = -20.0, 30.0
+
+    def bar(start: float, end: float, colour: str, text: str) -> str:
+        left, width = 100 * min(start, end), max(0.5, 100 * abs(end - start))
+        return (
+            '<td style="width:36%;padding:3px 6px"><div style="position:relative;height:22px;'
+            'background:rgba(128,128,128,.15)">'
+            f'<div style="position:absolute;left:{left:.2f}%;width:{width:.2f}%;height:22px;'
+            f'background:{colour}"></div>'
+            '<div style="position:absolute;right:4px;line-height:22px;font-variant-numeric:tabular-nums">'
+            f"{text}</div></div></td>"
+        )
+
+    def place(score: float) -> float:
+        return min(1.0, max(0.0, (score - low) / (high - low)))
+
+    lines = []
+    for p in rows:
+        weight = "bold" if p.index == watched else "normal"
+        lines.append(
+            f'<tr style="font-weight:{weight}"><td style="text-align:right;line-height:1.15">'
+            f"{escape(p.category)}</td>"
+            + bar(place(0.0), place(p.score), "#56B4E9", _score(p.score))
+            + bar(0.0, p.probability, "#E69F00", _percent(p.probability))
+            + "</tr>"
+        )
+    return (
+        '<table style="width:100%;font-size:14px;border-collapse:collapse"><tr><th></th>'
+        "<th>score, before the softmax</th><th>probability, after it</th></tr>" + "".join(lines) + "</table>"
+    )
+
+
+# ------------------------------------------------------------------------------------- lesson 1
+
+
+def explore_saliency(
+    net: Classifier, photos: Sequence[PhotoLike], classes: Sequence[int] | None = None
+) -> Explorer:
+    """Lesson 1: the saliency map of a photo and a class, and how the way of showing it changes what is seen.
+
+    classes: the class indices to choose from; None for the five highest of each photo.
+    Choose photo and class; how three channels become one; the quantile at which colours are clipped; how much
+    of the map covers the photo; the number of noisy copies, which a button computes with a progress bar.
+    A gradient is computed once for each photo, class and number of copies.
+    controls: "photo", "class", "reduce", "quantile", "blend", "samples", "compute", "reset". Returns the
+    root widget. Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
+    """
+    shown = _Shown(net, photos)
+    if classes is not None:
+        if isinstance(classes, str | bytes) or not isinstance(classes, Sequence) or len(classes) == 0:
+            raise TypeError(f"classes: expected a sequence of class indices or None, got {describe(classes)}")
+        classes = [require_int(c, "classes", 0, len(net.categories) - 1) for c in classes]
+
+    def options(i: int) -> list[tuple[str, int]]:
+        chosen = [p.index for p in shown.top(i)] if classes is None else classes
+        return [(net.categories[c], c) for c in chosen]
+
+    controls = {
+        "photo": shown.dropdown(),
+        "class": widgets.Dropdown(options=options(0), description="class", style=_WIDE),
+        "reduce": widgets.Dropdown(
+            options=[("the largest |gradient|", "max"), ("their norm", "l2")],
+            value="max",
+            description="three channels to one",
+            style=_WIDE,
+        ),
+        "quantile": widgets.FloatSlider(
+            value=99.0, min=90.0, max=100.0, step=0.5, description="clip at quantile (%)", style=_WIDE,
+            readout_format=".1f",
+        ),
+        "blend": widgets.FloatSlider(
+            value=0.6, min=0.0, max=1.0, step=0.05, description="photo ↔ map", style=_WIDE
+        ),
+        "samples": widgets.SelectionSlider(
+            options=SAMPLES, value=1, description="noisy copies n", style=_WIDE
+        ),
+        "compute": widgets.Button(
+            description="Compute SmoothGrad", icon="play", layout={"width": "190px"}, button_style="primary"
+        ),
+    }  # fmt: skip
+    for name in ("photo", "class", "reduce", "quantile", "blend", "samples"):
+        controls[name].layout.width = "100%"
+    progress = _progress()
+    kept: dict[tuple[int, int, int], Tensor] = {}
+
+    def gradient(i: int, c: int, n: int) -> tuple[Tensor, int]:
+        """The gradient [3, H, W] for n copies, or for fewer where n waits for the button; and how many."""
+        ready = max((m for m in SAMPLES if m <= n and (i, c, m) in kept), default=None)
+        if ready is None:
+            kept[i, c, 1] = saliency_map(net, shown[i][0], c, reduce=None)[0].float().cpu()
+            ready = 1
+        return kept[i, c, ready], ready
+
+    def compute() -> None:
+        i, c, n = (controls[name].value for name in ("photo", "class", "samples"))
+        if n == 1 or (i, c, n) in kept:
+            return
+        images = shown[i][0]
+        generator = torch.Generator(device=images.device).manual_seed(0)
+        total = torch.zeros_like(images[0], device="cpu", dtype=torch.float32)
+        with _running(progress, n):
+            for done in range(n):
+                # one generator for all: the same noise as in one call for n samples
+                part = smooth_grad(net, images, c, samples=1, reduce=None, generator=generator)
+                total += part[0].float().cpu()
+                progress.value = done + 1
+        kept[i, c, n] = total / n
+
+    def draw() -> tuple[bytes, str]:
+        i, c, reduce, quantile, blend, n = (
+            controls[name].value for name in ("photo", "class", "reduce", "quantile", "blend", "samples")
+        )
+        _, pixels, scores = shown[i]
+        found, ready = gradient(i, c, n)
+        values = (found.abs().amax(0) if reduce == "max" else found.norm(dim=0)).numpy()
+        top = float(np.percentile(values, quantile)) or float(values.max()) or 1.0
+        title = "gradient" if ready == 1 else f"SmoothGrad, n = {ready}"
+        sheet = _panels(
+            [(shown.photos[i].name, pixels), (title, overlay(pixels, values, alpha=blend, limits=(0.0, top)))]
+        )
+        sheet = _with_bar(sheet, SEQUENTIAL, "0", f"{top:.3g}", "|∂s/∂x|")
+        probability = torch.softmax(scores, 0)[c].item()
+        clipped = 100 * float((values > top).mean())
+        lines = [
+            f"<b>{escape(net.categories[c])}</b>: score {_score(scores[c].item())}, "
+            f"probability {_percent(probability)}",
+            f"The brightest colour stands for {top:.3g} and above: {clipped:.1f} % of the pixels.",
+        ]
+        if ready != n:
+            lines.append(f"n = {n} is not computed yet: press “Compute SmoothGrad”. Shown is n = {ready}.")
+        return _jpeg(sheet), _paragraph(*lines)
+
+    def follow(name: str) -> None:
+        if name == "photo":
+            controls["class"].options = options(controls["photo"].value)
+
+    explorer = Explorer(controls, draw, follow=follow, below=[progress])
+    explorer.on_press("compute", compute)
+    return explorer
+
+
+def _progress() -> widgets.IntProgress:
+    return widgets.IntProgress(
+        value=0, min=0, max=1, bar_style="info", layout={"width": "300px", "visibility": "hidden"}
+    )
+
+
+@contextmanager
+def _running(progress: widgets.IntProgress, steps: int) -> Iterator[None]:
+    """Inside, the bar is seen and counts to `steps`; after, it is gone, whatever happened."""
+    progress.max, progress.value = steps, 0
+    progress.layout.visibility = "visible"
+    try:
+        yield
+    finally:
+        progress.layout.visibility = "hidden"
+
+
+# ------------------------------------------------------------------------------------- your own photo
+
+
+def upload_photo(net: Classifier, show: Callable[[Photo, Tensor], object]) -> widgets.VBox:
+    """The last cell of a lesson on photos: choose a picture file, and `show(photo, images)` is called for it.
+
+    show: gets the `Photo` and what the network takes, float [1, 3, H, W]; what it prints and plots appears
+    below the button. A file that is no photo gives a message that says so. The file stays in this kernel.
+    controls: "upload", "reset". Returns the root widget; its `failures` keeps what `show` raised.
+    Raises `TypeError` if `net` is no Classifier or `show` can't be called.
+    """
+    if not isinstance(net, Classifier):
+        raise TypeError(f"net: expected a Classifier, as load_model gives it, got {describe(net)}")
+    if not callable(show):
+        raise TypeError(f"show: expected a function show(photo, images), got {describe(show)}")
+    upload = widgets.FileUpload(
+        accept="image/*", multiple=False, description="Choose a photo", layout={"width": "190px"}
+    )
+    reset = widgets.Button(description="Clear", icon="undo", layout={"width": "110px"})
+    invitation = _message(
+        "Choose a picture of your own, best one of an animal or a thing that ImageNet knows. "
+        "What you saw above appears here for it. The file goes to this notebook's kernel and nowhere else."
+    )
+    readout, output = widgets.HTML(invitation), widgets.Output()
+    readout.add_class("l7-readout")
+    root = widgets.VBox([widgets.HBox([upload, reset]), readout, output])
+    root.add_class("l7-explorer")
+    root.controls = {"upload": upload, "reset": reset}
+    root.readout, root.output, root.failures = readout, output, []
+
+    def received(_change) -> None:
+        file = _uploaded(upload.value)
+        if file is None:
+            return
+        name, content = file
+        output.clear_output()
+        try:
+            own = photo(content, name=name)
+            images = net.preprocess(own)
+        except (TypeError, ValueError) as error:
+            text = str(error).removeprefix("source: ")
+            readout.value = _message(f"{name}: {text}. Choose another file.", wrong=True)
+            return
+        width, height = own.image.size
+        readout.value = _message(f"{name}, {width} × {height} pixels")
+        with output:  # shows the traceback of what `show` raises
+            try:
+                show(own, images)
+            except Exception as error:
+                root.failures.append(error)
+                raise
+
+    def cleared(_button) -> None:
+        output.clear_output()
+        readout.value = invitation
+
+    upload.observe(received, "value")
+    reset.on_click(cleared)
+    return root
+
+
+def _uploaded(value: object) -> tuple[str, bytes] | None:
+    """Name and bytes of the file: ipywidgets 8 gives a tuple of dicts, 7 a dict of name to dict."""
+    if not value:
+        return None
+    if isinstance(value, Mapping):
+        name, file = next(iter(value.items()))
+    else:
+        file = value[-1]
+        name = file["name"]
+    return name, bytes(file["content"])
