@@ -1,10 +1,16 @@
 """Loading a classifier by name: the embedded ones, torchvision's, your own."""
 
 import difflib
-from collections.abc import Callable, Sequence
+import os
+import pickle
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -68,34 +74,44 @@ class Classifier(nn.Module):
         name: str = "your network",
     ):
         if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
-            raise TypeError(f"network: expected an eager torch.nn.Module, got {type(network).__name__}")
+            raise TypeError(f"network: expected a torch.nn.Module in Python, got {_what(network)}")
         if isinstance(categories, str) or not isinstance(categories, Sequence):
-            raise TypeError(f"categories: expected a sequence of names, got {type(categories).__name__}")
-        if not categories or not all(isinstance(c, str) for c in categories):
-            raise ValueError("categories: expected one string for each class")
+            raise TypeError(f"categories: expected a sequence of names, got {_what(categories)}")
+        wrong = [c for c in categories if not isinstance(c, str)]
+        if not categories or wrong:
+            got = _what(wrong[0]) if wrong else "none"
+            raise ValueError(f"categories: expected one string for each class, got {got}")
         if not callable(preprocess):
-            raise TypeError(f"preprocess: expected a callable, PIL image -> tensor, got {preprocess!r}")
+            raise TypeError(f"preprocess: expected a callable, PIL image -> tensor, got {_what(preprocess)}")
+        if not isinstance(name, str):
+            raise TypeError(f"name: expected a string, got {_what(name)}")
         super().__init__()
         # shared, not copied: so that layers keep the names that the network gives them
         for shared in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             self.__dict__[shared] = network.__dict__[shared]
-        self.__dict__["network"] = network
-        self.categories = tuple(categories)
-        self.name = name
-        self._preprocess = preprocess
-        self._affine: tuple[Tensor, Tensor] | None = None
+        # past nn.Module's own __setattr__: the network may have layers of these names
+        self.__dict__.update(
+            _network=network, categories=tuple(categories), name=name, _preprocess=preprocess, _affine=None
+        )
 
     @property
     def training(self) -> bool:
-        return self.__dict__["network"].training if "network" in self.__dict__ else True
+        """The network's own flag: functional dropout follows it."""
+        return self.__dict__["_network"].training if "_network" in self.__dict__ else True
 
     @training.setter
     def training(self, flag: bool) -> None:
-        if "network" in self.__dict__:
-            self.__dict__["network"].training = flag
+        if "_network" in self.__dict__:
+            self.__dict__["_network"].training = flag
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """As `nn.Module.train`, by the network's own: it may keep parts of itself in eval mode."""
+        self.__dict__["_network"].train(mode)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.__dict__["network"].forward(images)
+        """Pre-softmax scores [N, classes] of float images [N, 3, H, W]."""
+        return self.__dict__["_network"](images)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.parameters())
@@ -120,26 +136,25 @@ class Classifier(nn.Module):
         """Images as the network takes them, turned back to RGB for showing: float [N, 3, H, W] in 0 to 1.
 
         The way back is found by sending black, red, green and blue through `preprocess`, and checked with
-        white and grey. Values that leave 0 to 1 are clipped.
-        Raises `ValueError` if `preprocess` is not affine in the colours, or for another shape of `images`.
+        white and a blue. Values that leave 0 to 1 are clipped.
+        Raises `ValueError` if `preprocess` is not affine in the colours or loses some, and `TypeError` or
+        `ValueError` for `images` of another kind or shape.
         """
-        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
-            got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise ValueError(f"images: expected a tensor [N, 3, H, W], got {got}")
+        _require_images(images)
         if self._affine is None:
-            self._affine = self._way_back()
+            self.__dict__["_affine"] = self._way_back()
         matrix, offset = (t.to(images.device, images.dtype) for t in self._affine)
         rgb = torch.einsum("rc,nchw->nrhw", matrix, images.detach() - offset[:, None, None])
         return rgb.clamp(0, 1)
 
     def colour(self, red: float, green: float, blue: float) -> Tensor:
-        """A colour (0 to 255 each) in the units of the network's images: [3], on its device.
+        """A colour (0 to 255 each, rounded) in the units of the network's images: [3], on its device.
 
         Raises `TypeError` or `ValueError` if a component is no number in 0 to 255.
         """
         for name, value in (("red", red), ("green", green), ("blue", blue)):
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name}: expected a number in 0 to 255, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f"{name}: expected a number in 0 to 255, got {_what(value)}")
             if not 0 <= value <= 255:
                 raise ValueError(f"{name}: expected a number in 0 to 255, got {value}")
         flat = Image.new("RGB", (64, 64), (round(red), round(green), round(blue)))
@@ -155,24 +170,20 @@ class Classifier(nn.Module):
             return self.categories.index(category)
         near = difflib.get_close_matches(str(category), self.categories, n=3, cutoff=0.4)
         hint = f"; the nearest are {', '.join(map(repr, near))}" if near else ""
-        raise ValueError(f"category: {self.name} has no class {category!r}{hint}")
+        raise ValueError(f"category: expected one that {self.name} knows, got {_what(category)}{hint}")
 
     def top(self, images: Tensor, k: int = 5) -> list[list[Prediction]]:
         """The k highest classes for each image, the highest first; the network is left as it was.
 
-        images: float [N, 3, H, W] as `preprocess` makes them. Raises `ValueError` for k outside 1 to the
-        number of classes.
+        images: float [N, 3, H, W] as `preprocess` makes them. Raises `TypeError` or `ValueError` for others
+        and for k that is no int in 1 to the number of classes.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self.categories):
-            raise ValueError(f"k: expected an int in 1 to {len(self.categories)}, got {k!r}")
-        flags = [(m, m.training) for m in self.modules()]
-        try:
-            self.eval()
-            with torch.no_grad():
-                scores = self(images)
-        finally:
-            for module, flag in flags:
-                module.training = flag
+        _require_images(images)
+        if isinstance(k, bool) or not isinstance(k, Integral):
+            raise TypeError(f"k: expected an int in 1 to {len(self.categories)}, got {_what(k)}")
+        if not 1 <= k <= len(self.categories):
+            raise ValueError(f"k: expected an int in 1 to {len(self.categories)}, got {k}")
+        scores = self._asked(images)
         probabilities = torch.softmax(scores, 1)
         best = scores.topk(k, 1)
         return [
@@ -187,10 +198,12 @@ class Classifier(nn.Module):
         """The layers that one forward pass calls, in that order, as a table: name, kind, output shape, calls.
 
         images: [N, 3, H, W], by default a black picture through `preprocess`. leaves_only: only layers
-        without layers inside. The network is left as it was; what its forward raises is passed on.
+        without layers inside. Of a layer called several times the first output counts. The network is left
+        as it was; what its forward raises is passed on. Raises `TypeError` or `ValueError` for bad `images`.
         """
         if images is None:
             images = self.preprocess(Image.new("RGB", (64, 64)))
+        _require_images(images)
         rows: dict[str, list] = {}
 
         def note(name: str, kind: str):
@@ -200,22 +213,19 @@ class Classifier(nn.Module):
 
             return hook
 
-        flags = [(m, m.training) for m in self.modules()]
-        handles = [
-            module.register_forward_hook(note(name, type(module).__name__))
-            for name, module in self.named_modules()
-            if name and not (leaves_only and any(True for _ in module.children()))
-        ]
-        try:
-            self.eval()
-            with torch.no_grad():
-                self(images)
-        finally:
-            for handle in handles:
-                handle.remove()
-            for module, flag in flags:
-                module.training = flag
+        with ExitStack() as hooks:
+            for name, module in self.named_modules():
+                inner = isinstance(module, torch.jit.ScriptModule)  # takes no hooks
+                if name and not inner and not (leaves_only and any(True for _ in module.children())):
+                    handle = module.register_forward_hook(note(name, type(module).__name__))
+                    hooks.callback(handle.remove)
+            self._asked(images)
         return LayerTable(Layer(name, *row) for name, row in rows.items())
+
+    def _asked(self, images: Tensor) -> Tensor:
+        """The scores, in eval mode without gradients; flags, images and random states stay as they are."""
+        with _as_it_was(self, images.device), torch.no_grad():
+            return self.eval()(images.clone())
 
     def _apply_preprocess(self, image: Image.Image) -> Tensor:
         images = self._preprocess(image)
@@ -227,9 +237,7 @@ class Classifier(nn.Module):
             or tuple(images.shape[:2]) != (1, 3)
             or not images.is_floating_point()
         ):
-            tensor = isinstance(images, Tensor)
-            got = f"{images.dtype} {list(images.shape)}" if tensor else type(images).__name__
-            raise TypeError(f"preprocess: expected it to give a float tensor [3, H, W], got {got}")
+            raise TypeError(f"preprocess: expected it to give a float tensor [3, H, W], got {_what(images)}")
         return images
 
     def _way_back(self) -> tuple[Tensor, Tensor]:
@@ -241,11 +249,58 @@ class Classifier(nn.Module):
         forward = torch.stack([through(*rgb) - black for rgb in ((255, 0, 0), (0, 255, 0), (0, 0, 255))], 1)
         for rgb in ((255, 255, 255), (51, 102, 204)):
             straight = black + forward @ (torch.tensor(rgb).double() / 255)
-            if not torch.allclose(straight, through(*rgb), atol=1e-2 * float(forward.abs().max())):
-                raise ValueError("preprocess: expected an affine change of colours, so that it can be undone")
-        if torch.linalg.matrix_rank(forward) < 3:
-            raise ValueError("preprocess: it loses colours, so display can't undo it")
+            got = through(*rgb)
+            if not torch.allclose(straight, got, atol=1e-2 * float(forward.abs().max())):
+                raise ValueError(
+                    "preprocess: expected an affine change of colours, so that display can undo it, "
+                    f"got {_numbers(got)} for RGB {rgb} instead of {_numbers(straight)}"
+                )
+        rank = int(torch.linalg.matrix_rank(forward))
+        if rank < 3:
+            raise ValueError(
+                "preprocess: expected one that keeps the colours, so that display can undo it, "
+                f"got one that keeps {rank} of 3 channels"
+            )
         return torch.linalg.inv(forward), black
+
+
+@contextmanager
+def _as_it_was(net: nn.Module, device: torch.device) -> Iterator[None]:
+    """After, the flags of `net` and the random states are as before (shop stands below the kernels, and
+    does not import `kernels.layers.evaluation`)."""
+    flags = [(module, module.training) for module in net.modules()]
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+        if cuda_state is not None:
+            torch.cuda.set_rng_state(cuda_state, device)
+
+
+def _what(value: object) -> str:
+    """A value in a few words, for an error message."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 and not isinstance(value, nn.Module) else f"a {type(value).__name__}"
+
+
+def _numbers(values: Tensor) -> str:
+    return "(" + ", ".join(f"{v:.3g}" for v in values.tolist()) + ")"
+
+
+def _require_images(images: object) -> None:
+    expected = f"images: expected a float tensor [N, 3, H, W], got {_what(images)}"
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        raise TypeError(f"{expected}; load it with Classifier.preprocess")
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(f"{expected}; load it with Classifier.preprocess")
 
 
 def load_model(
@@ -265,23 +320,26 @@ def load_model(
     preprocess: PIL RGB image -> float [3, H, W].
     device: "auto" takes the GPU where there is one; your own module stays where it is.
     Named models come in eval mode; your own keeps its mode.
-    Raises `ValueError` for an unknown name, with the nearest right ones, or a network that doesn't give
-    one score for each category; `TypeError` for another type or a missing argument; `ConnectionError`,
-    naming the embedded models, where weights can't be downloaded.
+    Raises `ValueError` for an unknown name, with the nearest right ones, a network that doesn't give one
+    score for each category, a device that isn't here, or a torn file of weights; `TypeError` for another
+    type or a missing argument; `ConnectionError`, naming the embedded models, where weights can't be
+    downloaded.
     """
     if isinstance(name, nn.Module):
-        if categories is None or preprocess is None:
-            missing = "categories" if categories is None else "preprocess"
-            raise TypeError(f"{missing}: expected for a module of your own, got None")
+        if categories is None:
+            raise TypeError("categories: expected the classes' names with a module of your own, got None")
+        if preprocess is None:
+            raise TypeError("preprocess: expected a callable with a module of your own, got None")
         net = Classifier(name, categories, preprocess, type(name).__name__)
         if device != "auto":
             net.to(_device(device))
         _check_outputs(net)
         return net
     if not isinstance(name, str):
-        raise TypeError(f"name: expected a model's name or a torch.nn.Module, got {type(name).__name__}")
-    if categories is not None or preprocess is not None:
-        raise TypeError(f"categories, preprocess: expected with a module of your own only, got {name!r}")
+        raise TypeError(f"name: expected a model's name or a torch.nn.Module, got {_what(name)}")
+    for argument, value in (("categories", categories), ("preprocess", preprocess)):
+        if value is not None:
+            raise TypeError(f"{argument}: expected None with a model's name, got {_what(value)}")
     chosen = _device(device)
     net = _efficientnet_lite0() if name == "efficientnet_lite0" else _from_torchvision(name)
     return net.eval().to(chosen)
@@ -293,24 +351,30 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda:N', got {device!r}: {error}") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: expected one that is here, got {str(chosen)!r} and there is no GPU")
+        raise ValueError(
+            f"device: expected 'auto', 'cpu' or 'cuda:N', got {_what(device)} ({_first_line(error)})"
+        ) from None
+    try:
+        if chosen.type == "meta":
+            raise RuntimeError("it holds no values")
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = _first_line(error)
+        raise ValueError(f"device: expected one that is here, got {str(chosen)!r} ({why})") from None
     return chosen
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
 def _check_outputs(net: Classifier) -> None:
-    flags = [(m, m.training) for m in net.modules()]
-    try:
-        net.eval()
-        with torch.no_grad():
-            scores = net(net.preprocess(Image.new("RGB", (64, 64))))
-    finally:
-        for module, flag in flags:
-            module.training = flag
-    if not isinstance(scores, Tensor) or scores.shape != (1, len(net.categories)):
-        got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise ValueError(f"categories: expected one for each score {got}, got {len(net.categories)}")
+    scores = net._asked(net.preprocess(Image.new("RGB", (64, 64))))
+    count = len(net.categories)
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[0] != 1:
+        raise ValueError(f"name: expected a network that gives scores [1, {count}], got {_what(scores)}")
+    if scores.shape[1] != count:
+        raise ValueError(f"categories: expected one for each of the {scores.shape[1]} scores, got {count}")
 
 
 def imagenet_categories() -> tuple[str, ...]:
@@ -387,14 +451,21 @@ def _from_torchvision(name: str) -> Classifier:
         near = difflib.get_close_matches(name, [*EMBEDDED, *known], n=4, cutoff=0.4)
         hint = f"; the nearest are {', '.join(map(repr, near))}" if near else ""
         raise ValueError(
-            f"name: no model is called {name!r}{hint} (embedded, without download: {', '.join(EMBEDDED)})"
+            f"name: expected a model's name, got {_what(name)}{hint} "
+            f"(embedded, without download: {', '.join(EMBEDDED)})"
         )
     weights = models.get_model_weights(name).DEFAULT
     try:
         network = models.get_model(name, weights=weights)
     except OSError as error:  # URLError, timeouts and refused connections are all of this kind
         raise ConnectionError(
-            f"name: the weights of {name!r} have to be downloaded and that failed ({error}); "
+            f"name: expected to download the weights of {name!r}, got no answer ({_first_line(error)}); "
             f"embedded, without download: {', '.join(EMBEDDED)}"
+        ) from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        file = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(weights.url))
+        raise ValueError(
+            f"name: expected the weights of {name!r} in {file}, got a torn or another file "
+            f"({_first_line(error)}); delete it, so that it is downloaded again"
         ) from error
     return Classifier(network, weights.meta["categories"], weights.transforms(), name)
