@@ -9,9 +9,10 @@ UNFINISHED := $(VENV)/.unfinished
 DISK_GB    := $(if $(filter Darwin,$(shell uname -s)),3,10)
 
 # Yours to set: PYTHON=python3.12 (for a new environment), LAB_ARGS="--no-browser --port=9000",
-# TEST_ARGS="-k saliency", NOTEBOOKS="01 02" (for run and budgets).
+# LAB_FOLDER=~/teaching, TEST_ARGS="-k saliency", NOTEBOOKS="01 02" (for run and budgets).
 PYTHON     ?=
 LAB_ARGS   ?=
+LAB_FOLDER ?= $(CURDIR)
 TEST_ARGS  ?=
 NOTEBOOKS  ?=
 
@@ -25,7 +26,7 @@ WHOLE      := import importlib.metadata as m, sys, sysconfig; \
 .PHONY: lab test budgets run lint clean help
 
 lab: $(STAMP) ## build the environment and open the course in JupyterLab (the default)
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" "$(PY)" -m jupyterlab --ServerApp.root_dir="$(CURDIR)" \
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" "$(PY)" -m jupyterlab --ServerApp.root_dir="$(LAB_FOLDER)" \
 	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
 	  $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 

@@ -55,6 +55,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, timeout: float = 600)
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
         store_widget_state=False,
+        extra_arguments=["--log-level=ERROR"],
         coalesce_streams=True,
         on_cell_start=start,
         on_cell_executed=end,
