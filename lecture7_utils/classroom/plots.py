@@ -171,7 +171,7 @@ def overlay(
     scaled = _unit_range(values, low, high).astype(np.float32)
     heat = palette(colours)[(scaled * 255).round().astype(np.uint8)].astype(np.float32)
     strength = np.abs(2 * scaled - 1) if colours in _DIVERGING_MAPS else scaled
-    weight = (np.float32(alpha) ** (2.5 - 1.5 * strength))[:, :, None]
+    weight = (np.float32(alpha) ** (2 - strength))[:, :, None]
     base = rgb.astype(np.float32)
     grey = base @ np.array([0.299, 0.587, 0.114], np.float32)
     base += alpha * (grey[:, :, None] - base)

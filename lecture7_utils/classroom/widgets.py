@@ -8,7 +8,9 @@ times as quick. An error inside a callback is shown in the explorer, kept in `fa
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from html import escape
+from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
@@ -163,9 +165,17 @@ def _jpeg(pixels: np.ndarray | Image.Image) -> bytes:
     return file.getvalue()
 
 
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The figures' own font: Pillow's has no ∂ and no minus sign."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
 def _panels(parts: Sequence[tuple[str, np.ndarray]], width: int = PANEL) -> Image.Image:
     """Pictures of one size side by side, each under its title."""
-    font, gap, above = ImageFont.load_default(size=16), 12, 26
+    font, gap, above = _font(16), 12, 26
     height = round(width * parts[0][1].shape[0] / parts[0][1].shape[1])
     sheet = Image.new("RGB", (len(parts) * (width + gap) - gap, above + height), "white")
     pen = ImageDraw.Draw(sheet)
@@ -179,7 +189,7 @@ def _panels(parts: Sequence[tuple[str, np.ndarray]], width: int = PANEL) -> Imag
 
 def _with_bar(sheet: Image.Image, colours: str, low: str, high: str, middle: str = "") -> Image.Image:
     """The sheet with a colour bar under its last panel, its ends labelled."""
-    font, bar = ImageFont.load_default(size=14), 12
+    font, bar = _font(14), 12
     result = Image.new("RGB", (sheet.width, sheet.height + bar + 30), "white")
     result.paste(sheet, (0, 0))
     left, top = sheet.width - PANEL, sheet.height + 8
@@ -282,14 +292,14 @@ def explore_predictions(net: Classifier, photos: Sequence[PhotoLike]) -> Explore
         return _jpeg(_panels([(shown.photos[i].name, pixels)])), readout
 
     explorer = Explorer(controls, draw, beside=True)
-    explorer.picture.layout.width = "44%"
-    explorer.readout.layout.width = "54%"
+    explorer.picture.layout.width = "36%"
+    explorer.readout.layout.width = "63%"
     return explorer
 
 
 def _bars(rows: Sequence[Prediction], watched: int) -> str:
-    """Scores and probabilities as two columns of bars; scores on one scale, −20 to 30, whatever the photo."""
-    low, high = -20.0, 30.0
+    """Scores and probabilities as two columns of bars; scores on one scale, −10 to 25, whatever the photo."""
+    low, high = -10.0, 25.0
 
     def bar(start: float, end: float, colour: str, text: str) -> str:
         left, width = 100 * min(start, end), max(0.5, 100 * abs(end - start))
@@ -316,8 +326,10 @@ def _bars(rows: Sequence[Prediction], watched: int) -> str:
             + "</tr>"
         )
     return (
-        '<table style="width:100%;font-size:14px;border-collapse:collapse"><tr><th></th>'
-        "<th>score, before the softmax</th><th>probability, after it</th></tr>" + "".join(lines) + "</table>"
+        '<table style="width:100%;font-size:14px;line-height:1.3;border-collapse:collapse"><tr><th></th>'
+        "<th>score<br>before the softmax</th><th>probability<br>after the softmax</th></tr>"
+        + "".join(lines)
+        + "</table>"
     )
 
 
@@ -360,7 +372,7 @@ def explore_saliency(
             readout_format=".1f",
         ),
         "blend": widgets.FloatSlider(
-            value=0.6, min=0.0, max=1.0, step=0.05, description="photo ↔ map", style=_WIDE
+            value=0.7, min=0.0, max=1.0, step=0.05, description="photo ↔ map", style=_WIDE
         ),
         "samples": widgets.SelectionSlider(
             options=SAMPLES, value=1, description="noisy copies n", style=_WIDE
