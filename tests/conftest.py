@@ -2,12 +2,13 @@
 
 import os
 
-# before anything imports pyplot
-os.environ.setdefault("MPLBACKEND", "agg")
-
 import hypothesis
+import matplotlib
 import pytest
 import torch
+
+# not by the environment: the kernels that run notebooks would inherit it and draw nothing
+matplotlib.use("agg")
 
 # a test's time says more about the machine than about the code
 hypothesis.settings.register_profile("course", deadline=None)

@@ -83,9 +83,7 @@ def lab_server(folder: Path, patience: float = 300) -> Iterator[Lab]:
         f"--no-browser --ServerApp.ip=127.0.0.1 --ServerApp.port={port} --ServerApp.port_retries=0 "
         f"--IdentityProvider.token={lab.token}"
     )
-    environment = {
-        k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MPLBACKEND")
-    }
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     for variable in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
         environment[variable] = str(private / variable.lower())
     environment["JUPYTERLAB_SETTINGS_DIR"] = str(private / "settings")
@@ -179,9 +177,9 @@ class Notebook:
 
     def prompts(self) -> list[str]:
         """The prompts of the code cells: "[3]:" has run, "[*]:" runs or waits, "[ ]:" has not run."""
-        return self.page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").all_inner_texts()
+        return self.page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").all_text_contents()
 
-    def run_all(self, patience: float = 240) -> None:
+    def run_all(self, patience: float = 600) -> None:
         """Restart the kernel and run all cells, as a person does; come back when all of them are done.
 
         Raises `TimeoutError`, with the prompts as they are, if that takes more than `patience` seconds.
@@ -190,7 +188,7 @@ class Notebook:
         self.page.locator(f".jp-NotebookPanel-toolbar :is({button})").first.click()
         self.page.locator(".jp-Dialog button.jp-mod-accept").click()
         prompts = "[...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')]"
-        busy = f"{prompts}.some(prompt => prompt.innerText.includes('*'))"
+        busy = f"{prompts}.some(prompt => prompt.textContent.includes('*'))"
         try:
             self.page.wait_for_function(busy, timeout=60_000)
             self.page.wait_for_function(f"!{busy}", timeout=patience * 1000)
