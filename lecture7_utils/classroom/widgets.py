@@ -18,11 +18,15 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lecture7_utils.classroom.plots import SEQUENTIAL, overlay, palette, picture
+from lecture7_utils.classroom.plots import DIVERGING, SEQUENTIAL, overlay, palette, picture
 from lecture7_utils.kernels.arguments import describe, require_int
+from lecture7_utils.kernels.layers import evaluation
+from lecture7_utils.kernels.occlusion import Occlusion, occlude
 from lecture7_utils.kernels.saliency import saliency_map, smooth_grad
+from lecture7_utils.kernels.targets import ClassProbability, ClassScore, TargetLike, as_target, class_scores
 from lecture7_utils.shop.models import Classifier, Prediction
-from lecture7_utils.shop.photos import Photo, PhotoLike, photo
+from lecture7_utils.shop.photos import Photo, PhotoLike
+from lecture7_utils.shop.photos import photo as as_photo
 
 PANEL = 384  # pixels that a picture in an explorer is wide
 SAMPLES = (1, 4, 8, 16)
@@ -94,6 +98,9 @@ class Explorer(widgets.VBox):
             button.disabled = True
             try:
                 self.guarded(work)
+            except KeyboardInterrupt:
+                self.problem.value = _message("Interrupted. What was drawn stays; press again to begin anew.")
+                return
             finally:
                 button.disabled = False
             self.redraw()
@@ -214,7 +221,7 @@ class _Shown:
         if not photos:
             raise ValueError("photos: expected at least one photo, got none")
         self.net = net
-        self.photos = [photo(p) for p in photos]
+        self.photos = [as_photo(p) for p in photos]
         self._kept: dict[int, tuple[Tensor, np.ndarray, Tensor]] = {}
 
     def dropdown(self) -> widgets.Dropdown:
@@ -234,9 +241,6 @@ class _Shown:
 
 def _scores(net: Classifier, images: Tensor) -> Tensor:
     """Pre-softmax scores [N, K] on the CPU, in eval mode; the network is left as it was."""
-    from lecture7_utils.kernels.layers import evaluation
-    from lecture7_utils.kernels.targets import class_scores
-
     with evaluation(net, images.device), torch.no_grad():
         return class_scores(net, images).float().cpu()
 
@@ -459,6 +463,182 @@ def _running(progress: widgets.IntProgress, steps: int) -> Iterator[None]:
         progress.layout.visibility = "hidden"
 
 
+# ------------------------------------------------------------------------------------- lesson 2
+
+FILLS = ("grey", "black", "white", "blur", "mean colour")
+
+
+def explore_occlusion(net: Classifier, photo: PhotoLike, target: TargetLike | None = None) -> Explorer:
+    """Lesson 2: put a window in front of a photo, anywhere, and read what the network still thinks.
+
+    target: the class, as an int, `class_score` or `class_probability`; None for the photo's first answer.
+    Choose the window's first row and column, its size, and what fills it: one forward pass for each place
+    that was not tried before. A button slides the window over the whole photo, with a progress bar, and
+    lays the loss of score over it.
+    controls: "row", "column", "window", "fill", "sweep", "reset". Returns the root widget.
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
+    """
+    if not isinstance(net, Classifier):
+        raise TypeError(f"net: expected a Classifier, as load_model gives it, got {describe(net)}")
+    shown = _Shown(net, [as_photo(photo)])
+    images, pixels, clean = shown[0]
+    c = _one_class(target, clean)
+    height, width = images.shape[2:]
+    side = min(height, width)
+    whole = torch.softmax(clean, 0)
+    stride = max(1, round(side / 14))
+
+    def slider(most: int, value: int, step: int, text: str, least: int = 0) -> widgets.IntSlider:
+        return widgets.IntSlider(
+            value=value, min=least, max=most, step=step, description=text, style=_WIDE,
+            continuous_update=False, layout={"width": "100%"},
+        )  # fmt: skip
+
+    step = max(1, side // 56)
+    controls = {
+        "row": slider(height - step, height // 3, step, "first row"),
+        "column": slider(width - step, width // 3, step, "first column"),
+        "window": slider(side, side // 4, step, "window (pixels)", least=step),
+        "fill": widgets.Dropdown(
+            options=FILLS, value="grey", description="filled with", style=_WIDE, layout={"width": "100%"}
+        ),
+        "sweep": widgets.Button(
+            description="Sweep the whole image",
+            icon="play",
+            layout={"width": "200px"},
+            button_style="primary",
+        ),
+    }
+    progress = _progress()
+    colours = {"grey": (127, 127, 127), "black": (0, 0, 0), "white": (255, 255, 255)}
+    kept: dict[tuple[int, int, int, str], tuple[float, float, str, float]] = {}
+    maps: dict[tuple[int, str], np.ndarray] = {}
+
+    def baseline(fill: str) -> Tensor | str:
+        return net.colour(*colours[fill]) if fill in colours else fill.removesuffix(" colour")
+
+    def occluded(rectangles: Sequence[Sequence[int]], fill: str) -> Tensor:
+        return occlude(images, rectangles, baseline(fill))
+
+    def values() -> tuple[int, int, int, str]:
+        return tuple(controls[name].value for name in ("row", "column", "window", "fill"))
+
+    def sweep() -> None:
+        _, _, window, fill = values()
+        if (window, fill) in maps:
+            return
+        tops, lefts = (_starts(length, window, stride) for length in (height, width))
+        boxes = [(t, x, min(t + window, height), min(x + window, width)) for t in tops for x in lefts]
+        scores = []
+        with _running(progress, len(boxes)):
+            for first in range(0, len(boxes), 8):
+                part = boxes[first : first + 8]
+                scores.append(_scores(net, occluded(part, fill))[:, c])
+                progress.value = first + len(part)
+        grid = torch.cat(scores).view(1, len(tops), len(lefts))
+        rectangles = torch.tensor(boxes).view(len(tops), len(lefts), 4)
+        found = Occlusion(grid, clean[c : c + 1], rectangles, (height, width), "one by one")
+        maps[window, fill] = found.map("drop")[0].numpy()
+
+    def draw() -> tuple[bytes, str]:
+        row, column, window, fill = values()
+        bottom, right = min(row + window, height), min(column + window, width)
+        copy = occluded([(row, column, bottom, right)], fill)
+        if (row, column, window, fill) not in kept:
+            scores = _scores(net, copy)[0]
+            first = _predictions(net, scores, 1)[0]
+            share = torch.softmax(scores, 0)[c].item()
+            kept[row, column, window, fill] = (scores[c].item(), share, first.category, first.probability)
+        score, probability, first_name, first_share = kept[row, column, window, fill]
+        seen = picture(net.display(copy)[0])
+        drops = maps.get((window, fill))
+        if drops is None:
+            sheet = _panels([("what the network sees", seen), ("loss of score, everywhere", _blank(pixels))])
+            count = len(_starts(height, window, stride)) * len(_starts(width, window, stride))
+            _note(sheet, f"Sweep the whole image\nwith a window of {window} pixels:\n{count} forward passes")
+            most = None
+        else:
+            most = float(np.abs(drops).max()) or 1.0
+            laid = overlay(pixels, drops, alpha=0.75, colours=DIVERGING, limits=(-most, most))
+            sheet = _panels([("what the network sees", seen), ("loss of score, everywhere", laid)])
+        for panel in range(1 if drops is None else 2):
+            _outline(sheet, panel, (row, column, bottom, right), width)
+        ends = ("", "") if most is None else (_signed(-most), _signed(most))
+        sheet = _with_bar(sheet, DIVERGING, *ends, middle="blue: the score rises · red: it falls")
+        table = _table(
+            ("", "whole photo", "now", "difference"),
+            ("score", _score(clean[c].item()), _score(score), _signed(score - clean[c].item())),
+            (
+                "probability",
+                _percent(whole[c].item()),
+                _percent(probability),
+                _signed(100 * (probability - whole[c].item()), "{:+.1f} points"),
+            ),
+        )
+        name = escape(net.categories[c])
+        answer = f"First answer now: {escape(first_name)} ({_percent(first_share)})"
+        return _jpeg(sheet), _paragraph(f"Class: <b>{name}</b>") + table + _paragraph(answer)
+
+    explorer = Explorer(controls, draw, below=[progress])
+    explorer.on_press("sweep", sweep)
+    return explorer
+
+
+def _one_class(target: TargetLike | None, scores: Tensor) -> int:
+    if target is None:
+        return scores.argmax().item()
+    chosen = as_target(target)
+    expected = "target: expected one class, as an int, class_score or class_probability"
+    if not isinstance(chosen, ClassScore | ClassProbability):
+        raise TypeError(f"{expected}, got {describe(target)}")
+    classes = chosen.classes if isinstance(chosen.classes, tuple) else (chosen.classes,)
+    if len(classes) != 1:
+        raise ValueError(f"{expected}, got {len(classes)} of them")
+    return require_int(classes[0], "target", 0, len(scores) - 1)
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows of one axis: until one reaches the border."""
+    return list(range(0, max(1, length - window + stride), stride))
+
+
+def _blank(pixels: np.ndarray) -> np.ndarray:
+    return np.full_like(pixels, 238)
+
+
+def _note(sheet: Image.Image, text: str) -> None:
+    """Text in the middle of the last panel."""
+    place = (sheet.width - PANEL // 2, (sheet.height + 26) // 2)
+    ImageDraw.Draw(sheet).multiline_text(
+        place, text, fill="black", font=_font(16), anchor="mm", align="center", spacing=8
+    )
+
+
+def _outline(sheet: Image.Image, panel: int, corners: tuple[int, int, int, int], width: int) -> None:
+    """A rectangle of the picture, drawn on a panel: black between two white lines, seen on any photo."""
+    scale = PANEL / width
+    top, left, bottom, right = (round(v * scale) for v in corners)
+    x, y = panel * (PANEL + 12), 26
+    pen = ImageDraw.Draw(sheet)
+    edge = x + PANEL - 1, sheet.height - 1
+    right_most, lowest = min(x + right - 1, edge[0]), min(y + bottom - 1, edge[1])
+    for inset, colour in ((0, "white"), (1, "black"), (2, "white")):
+        box = (x + left + inset, y + top + inset, right_most - inset, lowest - inset)
+        if box[0] < box[2] and box[1] < box[3]:
+            pen.rectangle(box, outline=colour)
+
+
+def _table(head: Sequence[str], *rows: Sequence[str]) -> str:
+    cell = 'style="text-align:right;padding:2px 18px 2px 0"'
+    lines = ["".join(f"<th {cell}>{escape(text)}</th>" for text in head)]
+    lines += ["".join(f"<td {cell}>{escape(text)}</td>" for text in row) for row in rows]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return (
+        '<table style="font-size:14px;line-height:1.4;border-collapse:collapse;'
+        f'font-variant-numeric:tabular-nums">{body}</table>'
+    )
+
+
 # ------------------------------------------------------------------------------------- your own photo
 
 
@@ -496,7 +676,7 @@ def upload_photo(net: Classifier, show: Callable[[Photo, Tensor], object]) -> wi
         name, content = file
         output.clear_output()
         try:
-            own = photo(content, name=name)
+            own = as_photo(content, name=name)
             images = net.preprocess(own)
         except (TypeError, ValueError) as error:
             text = str(error).removeprefix("source: ")
