@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lecture7_utils.kernels.arguments import as_int, require_int
+from lecture7_utils.kernels.arguments import as_int, describe, require_int
 from lecture7_utils.kernels.layers import run_to
 from lecture7_utils.kernels.targets import Target, Unit, class_scores, read_class, read_unit, target_count
 
@@ -99,9 +99,15 @@ class Passes:
     def _raw(self, batch: Tensor) -> Tensor:
         """What the target is read from: class scores, or the output of the unit's layer."""
         batch = batch.contiguous(memory_format=self.layout)
-        if isinstance(self._target, Unit):
-            return run_to(self._model, batch, self._target.layer)
-        return class_scores(self._model, batch)
+        if not isinstance(self._target, Unit):
+            return class_scores(self._model, batch)
+        raw = run_to(self._model, batch, self._target.layer)
+        if raw.ndim == 0 or raw.shape[0] != batch.shape[0]:
+            raise ValueError(
+                f"layer: expected {self._target.layer!r} to give one row for each of the {batch.shape[0]} "
+                f"images, got {describe(raw)}"
+            )
+        return raw
 
     def _read(self, raw: Tensor, owners: Sequence[int]) -> Tensor:
         target, k = self._target, self.per_copy
@@ -142,12 +148,13 @@ class Passes:
         return misfit
 
     def _words(self, misfit: str) -> str:
-        whole = f"up to {self._target.layer!r}" if isinstance(self._target, Unit) else "whole"
+        unit = isinstance(self._target, Unit)
+        network = f"the network up to {self._target.layer!r}" if unit else "the whole network"
         layout = ", channels last" if self.layout is torch.channels_last else ""
         count = len(self._folds)
         folds = f", {count} batch norm{'s' * (count > 1)} folded" if count else ""
         why = f" (the faster way did not fit this network: {misfit})" if misfit else ""
-        return f"dense: every copy through the network {whole}, up to {self._chunk} in a pass{layout}{folds}{why}"
+        return f"dense: {network} for every copy, up to {self._chunk} in a pass{layout}{folds}{why}"
 
 
 def _prefers_channels_last(images: Tensor) -> bool:

@@ -198,21 +198,14 @@ def as_baseline(baseline: Baseline, images: Tensor) -> Tensor:
         if baseline.shape[0] not in (1, images.shape[0]) or baseline.shape[1:] != images.shape[1:]:
             raise ValueError(f"{expected} as large as images {list(images.shape)}, got {describe(baseline)}")
         return baseline.detach().to(images.device, images.dtype)
-    if isinstance(baseline, Tensor):
-        if baseline.ndim > 1 or baseline.numel() not in (1, 3) or baseline.is_complex():
-            raise ValueError(f"{expected}, got {describe(baseline)}")
-        if baseline.dtype == torch.bool:
-            raise TypeError(f"{expected}, got {describe(baseline)}")
-        numbers = baseline.detach().flatten().tolist()
-    elif isinstance(baseline, Sequence) or hasattr(baseline, "__array__"):
-        if getattr(baseline, "ndim", 1) > 1 or (getattr(baseline, "ndim", 1) and len(baseline) not in (1, 3)):
-            raise ValueError(f"{expected}, got {describe(baseline)}")
-        numbers = list(baseline) if getattr(baseline, "ndim", 1) else [baseline]
-    else:
-        if isinstance(baseline, bool) or not hasattr(baseline, "__float__"):
-            raise TypeError(f"{expected}, got {describe(baseline)}")
-        numbers = [baseline]
-    numbers = [require_number(number, "baseline") for number in numbers]
+    numbers = baseline.tolist() if hasattr(baseline, "tolist") else baseline
+    numbers = list(numbers) if isinstance(numbers, Sequence) else [numbers]
+    if len(numbers) not in (1, 3):
+        raise ValueError(f"{expected}, got {describe(baseline)}")
+    try:
+        numbers = [require_number(number, "baseline") for number in numbers]
+    except TypeError:
+        raise TypeError(f"{expected}, got {describe(baseline)}") from None
     return torch.tensor(numbers, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
 
 
