@@ -118,11 +118,14 @@ def input_gradient(model: nn.Module, images: Tensor, target: Target) -> Tensor:
         # a clone goes in: a network whose first step is in place must neither fail nor change `images`
         leaf = images.detach().clone().requires_grad_(True)
         value = values(model, leaf.clone(), target)
-        if not value.requires_grad:
-            raise ValueError("target: its value does not depend on the images through differentiable steps")
-        (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+        gradient = None
+        if value.requires_grad:
+            (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
     if gradient is None:
-        raise ValueError("target: its value does not depend on the images through differentiable steps")
+        raise ValueError(
+            "target: expected a value that depends on the images through differentiable steps, "
+            "got one that does not"
+        )
     return gradient
 
 
@@ -144,7 +147,7 @@ def segment(
     image: RGB float [3, H, W] in 0 to 1, as `Classifier.display(images)[0]` gives it.
     saliency: float [H, W], larger where the object is.
     foreground, background: quantiles in 0 to 1, background < foreground.
-    blur: standard deviation in pixels of a Gaussian over the map before the seeds are taken; 0 for none.
+    blur: standard deviation in pixels of a Gaussian over the map before the seeds are taken, 0 to 1000.
     iterations: of GrabCut, at least 1.
     Returns bool [H, W] on the device of `saliency`. Sets OpenCV's own random seed, which GrabCut needs.
     Raises `TypeError` or `ValueError` naming the argument, what was expected and what came; `ValueError`
@@ -171,7 +174,7 @@ def segment(
     require_number(background, "background", 0, 1)
     if background >= foreground:
         raise ValueError(f"background: expected below foreground = {foreground}, got {background}")
-    require_number(blur, "blur", 0)
+    require_number(blur, "blur", 0, 1000)
     require_int(iterations, "iterations", 1)
 
     import cv2
