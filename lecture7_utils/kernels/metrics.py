@@ -1,4 +1,4 @@
-"""Is the map right? Numbers for a map against a mask, a mask against a mask, and a map against the network."""
+"""Is the map right? Numbers for a map against a mask, two masks or boxes, a map against the network."""
 
 import math
 import warnings
@@ -53,7 +53,7 @@ def pointing_game(map: Tensor, mask: Tensor, tolerance: float = 15) -> Tensor:
     require_map(map, "map")
     _require_mask(mask, "mask", map)
     tolerance = require_number(tolerance, "tolerance", 0)
-    n, height, width = map.shape
+    _, height, width = map.shape
     point = map.detach().flatten(1).argmax(1)
     down = torch.arange(height, device=map.device) - (point // width)[:, None]
     across = torch.arange(width, device=map.device) - (point % width)[:, None]
@@ -77,8 +77,8 @@ def iou(mask_a: Tensor, mask_b: Tensor) -> Tensor:
 def box_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
     """Intersection over union of two boxes, row by row: float [N], 0 to 1.
 
-    boxes_a, boxes_b: [N, 4] as (top, left, bottom, right), in any unit, bottom and right excluded, on one
-    device; [1, 4] stands for one box against all of the other's.
+    boxes_a, boxes_b: [N, 4] as (x1, y1, x2, y2), x2 and y2 excluded, in any unit, on one device; [1, 4]
+    stands for one box against all of the other's.
     Raises `TypeError` for no real numbers, `ValueError` for a wrong shape, a value that is not finite, a
     box without area or lengths that differ.
     """
@@ -91,9 +91,8 @@ def box_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
     kind = torch.promote_types(boxes_a.dtype, boxes_b.dtype)
     kind = kind if kind.is_floating_point else torch.get_default_dtype()
     a, b = boxes_a.to(kind), boxes_b.to(kind)
-    top_left = torch.maximum(a[:, :2], b[:, :2])
-    bottom_right = torch.minimum(a[:, 2:], b[:, 2:])
-    both = (bottom_right - top_left).clamp(min=0).prod(1)
+    start, end = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    both = (end - start).clamp(min=0).prod(1)
     return both / ((a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - both)
 
 
@@ -256,7 +255,7 @@ def _require_mask(value: object, name: str, like: Tensor | None = None) -> None:
 
 
 def _require_boxes(value: object, name: str) -> None:
-    expected = f"{name}: expected a tensor [N, 4] of (top, left, bottom, right), got {describe(value)}"
+    expected = f"{name}: expected a tensor [N, 4] of (x1, y1, x2, y2), got {describe(value)}"
     if not isinstance(value, Tensor) or value.dtype == torch.bool or value.is_complex():
         raise TypeError(expected)
     if value.ndim != 2 or value.shape[1] != 4 or value.shape[0] == 0:
@@ -265,4 +264,4 @@ def _require_boxes(value: object, name: str) -> None:
         raise ValueError(f"{name}: expected finite values, got NaN or infinity in {describe(value)}")
     if not (value[:, :2] < value[:, 2:]).all():
         wrong = value[(value[:, :2] >= value[:, 2:]).any(1)][0].tolist()
-        raise ValueError(f"{name}: expected top < bottom and left < right, got {wrong}")
+        raise ValueError(f"{name}: expected x1 < x2 and y1 < y2, got {wrong}")
