@@ -176,7 +176,7 @@ class Notebook:
         return self.page.locator(ERRORS).all_inner_texts()
 
     def prompts(self) -> list[str]:
-        """The prompts of the code cells: "[3]:" has run, "[*]:" runs or waits, "[ ]:" has not run."""
+        """The prompts of the code cells: "[3]:" has run, "[*]:" runs or waits, "[ ]:" has not; "" hidden."""
         return self.page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").all_text_contents()
 
     def run_all(self, patience: float = 600) -> None:
@@ -194,6 +194,13 @@ class Notebook:
             self.page.wait_for_function(f"!{busy}", timeout=patience * 1000)
         except PlaywrightTimeoutError:
             raise TimeoutError(f"{self.name}: not done; the prompts are {self.prompts()}") from None
+        # hidden cells have no prompt: they are done when the kernel stays idle
+        until, quiet = time.monotonic() + patience, 0
+        while quiet < 4:
+            if time.monotonic() > until:
+                raise TimeoutError(f"{self.name}: the kernel is still busy")
+            self.page.wait_for_timeout(500)
+            quiet = quiet + 1 if _kernel(self.page, "Idle").count() else 0
 
     def explorers(self) -> Locator:
         """The course's explorers on the page."""
@@ -226,10 +233,14 @@ def open_notebook(page: Page, lab: Lab, name: str, side_bar: bool = False) -> No
     page.goto(lab.url(f"notebooks/{name}.ipynb"))
     stored = json.loads((lab.folder / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     page.locator(".jp-Notebook .jp-Cell").nth(len(stored["cells"]) - 1).wait_for(timeout=60_000)
-    page.locator("#jp-bottom-panel").get_by_text("| Idle").wait_for(timeout=60_000)
+    _kernel(page, "Idle").wait_for(timeout=60_000)
     if not side_bar:
         page.locator("body").press("Control+b")
     return Notebook(page, name)
+
+
+def _kernel(page: Page, status: str) -> Locator:
+    return page.locator("#jp-bottom-panel").get_by_text(f"| {status}")
 
 
 def picture(explorer: Locator) -> str:
