@@ -598,8 +598,8 @@ def _one_class(target: TargetLike | None, scores: Tensor) -> int:
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows of one axis: until one reaches the border."""
-    return list(range(0, max(1, length - window + stride), stride))
+    """First pixels of the windows of one axis, all inside: until one reaches the border."""
+    return list(range(0, min(length, max(1, length - window + stride)), stride))
 
 
 def _blank(pixels: np.ndarray) -> np.ndarray:
