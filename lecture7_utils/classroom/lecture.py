@@ -145,7 +145,7 @@ def _small_pictures() -> None:
     def as_jpeg(figure: Figure):
         if not photographic(figure):
             return None
-        return print_figure(figure, "jpeg", pil_kwargs={"quality": 85, "subsampling": 0, "optimize": True})
+        return print_figure(figure, "jpeg", pil_kwargs={"quality": 82, "subsampling": 1, "optimize": True})
 
     def register(*_):
         formatters = shell.display_formatter.formatters
