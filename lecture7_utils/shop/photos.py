@@ -67,9 +67,11 @@ def photos(names: Sequence[str] | None = None) -> tuple[Photo, ...]:
     ones, and `FileNotFoundError`, saying which package to install, where a wheel or its file is missing.
     """
     if isinstance(names, str):
-        raise TypeError(f"names: expected a sequence, got the string {names!r}; use photo({names!r})")
+        raise TypeError(
+            f"names: expected a sequence, got the string {_short(names)}; photo(...) takes one name"
+        )
     if names is not None and not isinstance(names, Iterable):
-        raise TypeError(f"names: expected a sequence of names, got {names!r}")
+        raise TypeError(f"names: expected a sequence of names, got {_short(names)}")
     return tuple(_embedded(name) for name in (_EMBEDDED if names is None else names))
 
 
@@ -88,11 +90,11 @@ def photo(source: PhotoLike, name: str | None = None, label: int | None = None) 
     what was expected; `FileNotFoundError` for a name that is neither an embedded photo nor a file.
     """
     if not isinstance(name, str | None):
-        raise TypeError(f"name: expected a string or None, got {name!r}")
+        raise TypeError(f"name: expected a string or None, got {_short(name)}")
     if label is not None and (isinstance(label, bool) or not hasattr(label, "__index__")):
-        raise TypeError(f"label: expected an int or None, got {label!r}")
+        raise TypeError(f"label: expected an int or None, got {_short(label)}")
     if label is not None and not 0 <= label < 1000:
-        raise ValueError(f"label: expected an int in 0 to 999, got {label}")
+        raise ValueError(f"label: expected an int in 0 to 999, got {_short(label)}")
     if isinstance(source, str) and source in _EMBEDDED:
         source = _embedded(source)
     if isinstance(source, Photo):
@@ -211,7 +213,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _short(value: object) -> str:
-    text = repr(str(value) if isinstance(value, os.PathLike) else value)
+    text = " ".join(repr(str(value) if isinstance(value, os.PathLike) else value).split())
     return text if len(text) <= 80 else f"{text[:70]}…"
 
 
