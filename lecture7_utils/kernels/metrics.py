@@ -78,9 +78,10 @@ def box_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
     """Intersection over union of two boxes, row by row: float [N], 0 to 1.
 
     boxes_a, boxes_b: [N, 4] as (x1, y1, x2, y2), x2 and y2 excluded, in any unit, on one device; [1, 4]
-    stands for one box against all of the other's.
+    stands for one box against all of the other's. An empty box, as `largest_box` gives where there is
+    none, scores 0 against any other; NaN where both are empty.
     Raises `TypeError` for no real numbers, `ValueError` for a wrong shape, a value that is not finite, a
-    box without area or lengths that differ.
+    box that ends before it starts or lengths that differ.
     """
     _require_boxes(boxes_a, "boxes_a")
     _require_boxes(boxes_b, "boxes_b")
@@ -262,6 +263,6 @@ def _require_boxes(value: object, name: str) -> None:
         raise ValueError(expected)
     if not torch.isfinite(value).all():
         raise ValueError(f"{name}: expected finite values, got NaN or infinity in {describe(value)}")
-    if not (value[:, :2] < value[:, 2:]).all():
-        wrong = value[(value[:, :2] >= value[:, 2:]).any(1)][0].tolist()
-        raise ValueError(f"{name}: expected x1 < x2 and y1 < y2, got {wrong}")
+    if not (value[:, :2] <= value[:, 2:]).all():
+        wrong = value[(value[:, :2] > value[:, 2:]).any(1)][0].tolist()
+        raise ValueError(f"{name}: expected x1 <= x2 and y1 <= y2, got {wrong}")
