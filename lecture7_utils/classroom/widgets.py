@@ -6,6 +6,7 @@ times as quick. An error inside a callback is shown in the explorer, kept in `fa
 """
 
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -474,7 +475,7 @@ def explore_occlusion(net: Classifier, photo: PhotoLike, target: TargetLike | No
     target: the class, as an int, `class_score` or `class_probability`; None for the photo's first answer.
     Choose the window's first row and column, its size, and what fills it: one forward pass for each place
     that was not tried before. A button slides the window over the whole photo, with a progress bar, and
-    lays the loss of score over it.
+    lays the loss of score over it: for each pixel the mean over the windows that cover it.
     controls: "row", "column", "window", "fill", "sweep", "reset". Returns the root widget.
     Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
@@ -553,14 +554,16 @@ def explore_occlusion(net: Classifier, photo: PhotoLike, target: TargetLike | No
         seen = picture(net.display(copy)[0])
         drops = maps.get((window, fill))
         if drops is None:
-            sheet = _panels([("what the network sees", seen), ("loss of score, everywhere", _blank(pixels))])
+            sheet = _panels(
+                [("what the network sees", seen), ("mean loss of score per pixel", _blank(pixels))]
+            )
             count = len(_starts(height, window, stride)) * len(_starts(width, window, stride))
             _note(sheet, f"Sweep the whole image\nwith a window of {window} pixels:\n{count} forward passes")
             most = None
         else:
             most = float(np.abs(drops).max()) or 1.0
             laid = overlay(pixels, drops, alpha=0.75, colours=DIVERGING, limits=(-most, most))
-            sheet = _panels([("what the network sees", seen), ("loss of score, everywhere", laid)])
+            sheet = _panels([("what the network sees", seen), ("mean loss of score per pixel", laid)])
         for panel in range(1 if drops is None else 2):
             _outline(sheet, panel, (row, column, bottom, right), width)
         ends = ("", "") if most is None else (_signed(-most), _signed(most))
@@ -679,7 +682,7 @@ def upload_photo(net: Classifier, show: Callable[[Photo, Tensor], object]) -> wi
             own = as_photo(content, name=name)
             images = net.preprocess(own)
         except (TypeError, ValueError) as error:
-            text = str(error).removeprefix("source: ")
+            text = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", repr(name), str(error).removeprefix("source: "))
             readout.value = _message(f"{name}: {text}. Choose another file.", wrong=True)
             return
         width, height = own.image.size

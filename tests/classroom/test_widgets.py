@@ -514,6 +514,7 @@ def test_a_broken_file_gets_a_message_and_no_call(content, net):
     assert "&lt;b&gt;broken.png" in root.readout.value
     assert "Choose another file" in root.readout.value
     assert "source:" not in root.readout.value
+    assert " at 0x" not in root.readout.value
 
 
 def test_what_show_raises_is_raised_and_kept(net):
