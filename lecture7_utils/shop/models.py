@@ -369,7 +369,15 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_outputs(net: Classifier) -> None:
-    scores = net._asked(net.preprocess(Image.new("RGB", (64, 64))))
+    images = net.preprocess(Image.new("RGB", (64, 64)))
+    try:
+        scores = net._asked(images)
+    except RuntimeError as error:
+        # most often a flatten head, which takes one size, and a preprocess that does not resize
+        raise ValueError(
+            f"preprocess: expected it to make what the network takes from a picture of any size, got "
+            f"{list(images.shape)} from 64 × 64, and the network says: {_first_line(error)}"
+        ) from error
     count = len(net.categories)
     if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[0] != 1:
         raise ValueError(f"name: expected a network that gives scores [1, {count}], got {_what(scores)}")
