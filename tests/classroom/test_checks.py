@@ -67,6 +67,21 @@ def occlusion_scores(model, image, c, window, stride, value):
         return torch.stack([model(torch.stack(row))[:, c] for row in grid])
 
 
+def class_map(features, weight, c):
+    return (weight[c, :, None, None] * features).sum(dim=1)
+
+
+def box(map, threshold):
+    high = map >= threshold * map.max()
+    rows, columns = high.any(dim=1).nonzero(), high.any(dim=0).nonzero()
+    return columns.min().item(), rows.min().item(), columns.max().item() + 1, rows.max().item() + 1
+
+
+def grad_cam(features, gradient):
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    return (weights * features).sum(dim=1).relu()
+
+
 RIGHT = {
     "0a": softmax,
     "0b": raise_probability,
@@ -76,6 +91,9 @@ RIGHT = {
     "2a": starts,
     "2b": occlude,
     "2c": occlusion_scores,
+    "3a": class_map,
+    "3b": box,
+    "3c": grad_cam,
 }
 
 
@@ -124,6 +142,13 @@ def _lists_of_lists(model, image, c, window, stride, value):
     return occlusion_scores(model, image, c, window, stride, value).tolist()
 
 
+def _box_by_a_loop(map, threshold):
+    values, level = map.tolist(), threshold * map.max().item()
+    found = [(x, y) for y, row in enumerate(values) for x, v in enumerate(row) if v > level]
+    (left, right), (top, bottom) = ((min(side), max(side) + 1) for side in zip(*found, strict=True))
+    return torch.tensor([left, top, right, bottom], dtype=torch.float32)
+
+
 ALSO_RIGHT = [
     ("0a", lambda s: s.softmax(1)),
     ("0a", lambda s: s.double().softmax(-1).numpy()),
@@ -137,6 +162,12 @@ ALSO_RIGHT = [
     ("2a", lambda n, w, s: range(0, n - w + s, s)),
     ("2b", lambda x, t, e, w, v: checks._filled(x, t, e, w, w, v)),
     ("2c", _lists_of_lists),
+    ("3a", lambda f, w, c: torch.einsum("k,nkhw->nhw", w[c], f)),
+    ("3a", lambda f, w, c: torch.nn.functional.conv2d(f, w[:, :, None, None])[:, c]),
+    ("3a", lambda f, w, c: np.tensordot(f.numpy(), w[c].numpy(), (1, 0))),
+    ("3b", _box_by_a_loop),
+    ("3b", lambda m, t: np.asarray(box(m, t))),
+    ("3c", lambda f, d: torch.einsum("nkhw,nk->nhw", f, d.flatten(2).mean(2)).clamp(min=0)),
 ]
 
 
@@ -396,6 +427,33 @@ def _adding_up(model, image, c, window, stride, value):
     return torch.tensor(grid)
 
 
+def _of_class(weights):
+    """The map for weights [K] that are made of weight [C, K] and c."""
+    return lambda features, weight, c: (weights(weight, c)[:, None, None] * features).sum(1)
+
+
+def _box_of(high):
+    """The box around the pixels that `high` marks in (map, threshold)."""
+    return lambda map, threshold: box(high(map, threshold).float(), 0.5)
+
+
+def _one_patch(map, threshold):
+    from skimage.measure import label, regionprops
+
+    x = label((map >= threshold * map.max()).numpy(), connectivity=2)
+    top, left, bottom, right = max(regionprops(x), key=lambda region: region.area).bbox
+    return left, top, right, bottom
+
+
+def _changed_box(change):
+    return lambda map, threshold: change(*box(map, threshold))
+
+
+def _by_weights(weights, rectify=torch.relu):
+    """Grad-CAM with channel weights [N, K] made of (features, gradient)."""
+    return lambda f, d: rectify((weights(f, d)[:, :, None, None] * f).sum(1))
+
+
 WRONG = [
     # exercise, answer, what the message has to say
     ("0a", lambda s: s.softmax(0), "column"),
@@ -494,6 +552,65 @@ WRONG = [
     ("2c", _adding_up, "add up"),
     ("2c", _scores(lambda s, m, x, c: "scores"), "expected a tensor"),
     ("2c", _scores(lambda s, m, x, c: [1, 2]), "expected a tensor"),
+    ("3a", lambda f, w, c: f.sum(1), "summed without their weights"),
+    ("3a", lambda f, w, c: f.mean(1), "averaged without their weights"),
+    ("3a", lambda f, w, c: class_map(f, w, c + 1), "classes count from 0"),
+    ("3a", lambda f, w, c: class_map(f, w, c - 1), "the weights are those of class"),
+    ("3a", _of_class(lambda w, c: w[:, c]), "column c of the matrix"),
+    ("3a", _of_class(lambda w, c: w.sum(0)), "the weights of all classes"),
+    ("3a", lambda f, w, c: (w[c, :, None, None] * f).mean(1), "divided by the 6 channels"),
+    ("3a", lambda f, w, c: class_map(f, w, c) / f[0, 0].numel(), "divided by its 28 places"),
+    ("3a", lambda f, w, c: class_map(f, w, c).relu(), "rectified: places that speak against"),
+    ("3a", _of_class(lambda w, c: w[c].abs()), "lost their sign"),
+    ("3a", _of_class(lambda w, c: w[c].relu()), "only positive weights"),
+    ("3a", _of_class(lambda w, c: w[c].softmax(0)), "went through a softmax"),
+    ("3a", lambda f, w, c: class_map(f.relu(), w, c), "features are rectified first"),
+    ("3a", lambda f, w, c: f.mean((2, 3)) @ w[c], "one value an image"),
+    ("3a", lambda f, w, c: f.mean((2, 3)) @ w.T, "don't average over them"),
+    ("3a", lambda f, w, c: w[c, :, None, None] * f, "summed over the channels"),
+    ("3a", lambda f, w, c: torch.einsum("ck,nkhw->nchw", w, f), "one map is asked for"),
+    ("3a", lambda f, w, c: class_map(f, w, c)[0], "batch dimension is missing"),
+    ("3a", lambda f, w, c: class_map(f, w, c)[:1], "only one image was done"),
+    ("3a", lambda f, w, c: class_map(f, w, c)[:1].expand(len(f), -1, -1), "first image's map"),
+    ("3a", lambda f, w, c: class_map(f, w, c)[:, None], "keepdim"),
+    ("3a", lambda f, w, c: class_map(f, w, c).mT, "rows and columns are swapped"),
+    ("3a", lambda f, w, c: class_map(f, w, c) / class_map(f, w, c).amax((1, 2), True), "normalised"),
+    ("3a", lambda f, w, c: f.mul_(w[c, :, None, None]).sum(1), r"changes `features`.*clone"),
+    ("3b", _changed_box(lambda x, y, u, v: (x, y, u - 1, v - 1)), "ends are inclusive"),
+    ("3b", _changed_box(lambda x, y, u, v: (y, x, v, u)), "rows and columns are swapped"),
+    ("3b", _changed_box(lambda x, y, u, v: (y, x, v - 1, u - 1)), "swapped, and the ends"),
+    ("3b", _changed_box(lambda x, y, u, v: (x, y, u - x, v - y)), "width and height"),
+    ("3b", _changed_box(lambda x, y, u, v: (x, u, y, v)), "the order is x1, y1, x2, y2"),
+    ("3b", _changed_box(lambda x, y, u, v: (x - 1, y - 1, u - 1, v - 1)), "one pixel too far"),
+    ("3b", _changed_box(lambda *corners: corners[:2]), "expected four numbers .* got 2"),
+    ("3b", _one_patch, "only the largest patch is boxed"),
+    ("3b", _box_of(lambda m, t: m >= t), "as a value of the map"),
+    ("3b", _box_of(lambda m, t: m >= m.min() + t * (m.max() - m.min())), "from the lowest value to it"),
+    ("3b", _box_of(lambda m, t: m >= t * m.mean()), "not of the mean"),
+    ("3b", _box_of(lambda m, t: m < t * m.max()), "too low|the whole map"),
+    ("3b", lambda m, t: (0, 0, m.shape[1], m.shape[0]), "too low|the whole map"),
+    ("3b", lambda m, t: m >= t * m.max(), "expected four numbers"),
+    ("3b", lambda m, t: "a box", "expected four numbers"),
+    ("3c", _by_weights(lambda f, d: d.mean((2, 3)), lambda x: x), "the ReLU is missing"),
+    ("3c", _by_weights(lambda f, d: d.mean((2, 3)), torch.abs), "absolute value"),
+    ("3c", _by_weights(lambda f, d: -d.mean((2, 3))), "sign is turned round"),
+    ("3c", lambda f, d: (d.mean((2, 3), keepdim=True) * f).relu().sum(1), "before the sum"),
+    ("3c", _by_weights(lambda f, d: d.mean((2, 3)).relu()), "only positive weights"),
+    ("3c", _by_weights(lambda f, d: d.relu().mean((2, 3))), "rectified before its mean"),
+    ("3c", _by_weights(lambda f, d: d.mean((2, 3)).abs()), "lost their sign"),
+    ("3c", _by_weights(lambda f, d: d.sum((2, 3))), "summed over the 24 places"),
+    ("3c", _by_weights(lambda f, d: d.amax((2, 3))), "largest gradient"),
+    ("3c", lambda f, d: (f * d).sum(1).relu(), "its own gradient"),
+    ("3c", lambda f, d: grad_cam(d, f), "swapped"),
+    ("3c", lambda f, d: (d.mean((2, 3), keepdim=True) * f).mean(1).relu(), "averaged; sum them"),
+    ("3c", lambda f, d: f.sum(1), "summed without their weights"),
+    ("3c", lambda f, d: f.mean(1), "averaged without their weights"),
+    ("3c", lambda f, d: d.sum(1).relu(), "gradient alone"),
+    ("3c", lambda f, d: grad_cam(f, d.mean(0, keepdim=True)), "over the images too"),
+    ("3c", lambda f, d: grad_cam(f, d)[0], "batch dimension is missing"),
+    ("3c", lambda f, d: d.mean((2, 3), keepdim=True) * f, "not summed yet"),
+    ("3c", lambda f, d: (d.mean((2, 3)) * f.mean((2, 3))).sum(1).relu(), "one value an image"),
+    ("3c", lambda f, d: grad_cam(f, d) / grad_cam(f, d).amax((1, 2), keepdim=True), "normalised"),
 ]
 
 
