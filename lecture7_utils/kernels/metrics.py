@@ -200,7 +200,7 @@ def _curve(
         images = images.detach().clone()
         fill = as_baseline(baseline, images).expand(images.shape)
         before, after = (fill, images) if insert else (images, fill)
-        order = map.detach().flatten(1).sort(1, descending=True, stable=True).indices
+        order = map.detach().flatten(1).sort(dim=1, descending=True, stable=True).indices
         rank = order.argsort(1).view(n, 1, height, width)
         counts = [(2 * k * pixels + steps) // (2 * steps) for k in range(steps + 1)]
         fractions = torch.tensor(counts, dtype=torch.float64).div(pixels).to(images)
