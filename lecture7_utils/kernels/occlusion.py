@@ -264,20 +264,16 @@ def _covering(starts: Tensor, ends: Tensor, length: int) -> Tensor:
 
 def _rectangles(value: object, height: int, width: int) -> list[tuple[int, int, int, int]]:
     expected = "rectangles: expected (top, left, bottom, right) or several of them"
-    if isinstance(value, Tensor):
-        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-            raise TypeError(f"{expected}, as ints, got {describe(value)}")
-        if value.ndim not in (1, 2) or value.shape[-1] != 4 or 0 in value.shape:
-            raise ValueError(f"{expected}, [4] or [K, 4], got {describe(value)}")
-        value = value.tolist()
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"{expected}, got {describe(value)}")
     if not value:
         raise ValueError(f"{expected}, got an empty sequence")
-    rows = value if isinstance(value[0], Sequence | Tensor) else [value]
+    rows = [row.tolist() if hasattr(row, "tolist") else row for row in value]
+    rows = rows if isinstance(rows[0], Sequence) else [rows]
     clipped = []
     for row in rows:
-        if isinstance(row, str) or not isinstance(row, Sequence | Tensor) or len(row) != 4:
+        if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != 4:
             raise ValueError(f"{expected}, got {describe(row)} among them")
         top, left, bottom, right = (as_int(v, "rectangles", "ints") for v in row)
         if not (0 <= top < min(bottom, height) and 0 <= left < min(right, width)):
