@@ -1,0 +1,392 @@
+"""Lesson 9: every tool put to several classifiers, on pictures with known truth; one page for the manager."""
+
+import base64
+import html
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lecture7_utils.classroom import plots
+from lecture7_utils.kernels.arguments import describe, require_int, require_number
+from lecture7_utils.kernels.cam import class_activation_map, grad_cam
+from lecture7_utils.kernels.metrics import deletion_curve, pointing_game, share_inside
+from lecture7_utils.kernels.occlusion import occlusion_map
+from lecture7_utils.kernels.saliency import saliency_map, smooth_grad
+from lecture7_utils.kernels.targets import class_probability, class_scores
+from lecture7_utils.shop.models import Classifier
+
+Method = Callable[[Classifier, Tensor, Tensor], Tensor]
+
+
+def _smooth(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
+    return smooth_grad(model, images, classes, samples=8)
+
+
+def _occlusion(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
+    side = min(images.shape[2:])
+    grey = model.colour(127, 127, 127)
+    found = occlusion_map(
+        model, images, classes, window=max(1, side // 4), stride=max(1, side // 8), baseline=grey
+    )
+    return found.map("drop")
+
+
+def _cam(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
+    return class_activation_map(model, images, classes)
+
+
+def _grad_cam(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
+    return grad_cam(model, images, classes)
+
+
+METHODS: dict[str, Method] = {
+    "saliency": saliency_map,
+    "SmoothGrad": _smooth,
+    "occlusion": _occlusion,
+    "CAM": _cam,
+    "Grad-CAM": _grad_cam,
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one method says about one classifier: means over the pictures, all in 0 to 1 but the count.
+
+    on_animal, on_tag: share of the map's positive part inside the animals' masks, and inside the tag's.
+    pointed: share of the pictures in which the map's largest value lies on an animal.
+    deletion: area under the deletion curve of the class probability, less is better.
+    All four are None, and `why` says so, where the method is not defined for the classifier.
+    """
+
+    classifier: str
+    method: str
+    on_animal: float | None = None
+    on_tag: float | None = None
+    pointed: float | None = None
+    deletion: float | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The findings, each classifier's accuracies in 0 to 1, the areas of the truth, and the page as HTML.
+
+    accuracy: on the pictures as they are. shuffled: on the same shop's pictures with the tags shuffled, or
+    None where no such pictures were given. animal_area, tag_area: mean share of a picture that animals and
+    tag cover: what a map that knows nothing scores.
+    """
+
+    findings: tuple[Finding, ...]
+    accuracy: dict[str, float]
+    shuffled: dict[str, float] | None
+    animal_area: float
+    tag_area: float
+    count: int
+    html: str
+
+    def __str__(self) -> str:
+        heads = f"{'on animal':>9s} {'on tag':>7s} {'pointed':>8s} {'deletion':>9s}"
+        lines = [f"{'classifier':18s} {'method':12s} {heads}"]
+        for f in self.findings:
+            if f.on_animal is None:
+                lines.append(f"{f.classifier:18s} {f.method:12s} not defined here")
+            else:
+                lines.append(
+                    f"{f.classifier:18s} {f.method:12s} {f.on_animal:9.0%} {f.on_tag:7.0%} {f.pointed:8.0%} "
+                    f"{f.deletion:9.2f}"
+                )
+        lines.append(f"{'chance':18s} {'even map':12s} {self.animal_area:9.0%} {self.tag_area:7.0%}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return (
+            f"Report({len(self.accuracy)} classifiers, {len(self.findings)} findings, {self.count} pictures)"
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page to `path` and return it. Raises `OSError` where that can't be written."""
+        path = Path(path)
+        path.write_text(self.html, encoding="utf-8")
+        return path
+
+
+def managers_report(
+    classifiers: Mapping[str, Classifier],
+    samples: Sequence,
+    *,
+    shuffled: Sequence | None = None,
+    count: int = 200,
+    methods: Mapping[str, Method] = METHODS,
+    deletion_steps: int = 8,
+    batch: int = 50,
+    threshold: float = 0.03,
+    progress: bool = False,
+) -> Report:
+    """Put every method to every classifier on pictures with masks; give a table and one HTML page.
+
+    classifiers: {name: `Classifier`}, at least one, all with the same classes as `samples`.
+    samples: a sequence or data set of `Sample` (image, label, animals' masks, tag's mask); the first `count`.
+    shuffled: the same kind of pictures with tags that say nothing, for the second accuracy.
+    methods: {name: f(model, images [N, 3, H, W], classes [N]) -> maps [N, H, W]}; a method that raises
+        `ValueError` for a classifier is listed as not defined there. The positive part of a map counts.
+    deletion_steps: steps of the deletion curve, at least 1. batch: pictures in one call of a method.
+    threshold: the drop of accuracy (0 to 1) with shuffled tags up to which the page calls a network sound.
+    progress: show a bar.
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
+    """
+    if not isinstance(classifiers, Mapping) or not all(
+        isinstance(c, Classifier) for c in classifiers.values()
+    ):
+        raise TypeError(f"classifiers: expected a dict of name to Classifier, got {describe(classifiers)}")
+    if not classifiers:
+        raise ValueError("classifiers: expected at least one, got none")
+    if not isinstance(methods, Mapping) or not methods or not all(map(callable, methods.values())):
+        raise TypeError(f"methods: expected a dict of name to function, got {describe(methods)}")
+    require_int(count, "count", 1)
+    require_int(batch, "batch", 1)
+    require_int(deletion_steps, "deletion_steps", 1)
+    require_number(threshold, "threshold", 0, 1)
+    for name, data in (("samples", samples), ("shuffled", shuffled)):
+        if data is not None and (not hasattr(data, "__getitem__") or not hasattr(data, "__len__")):
+            raise TypeError(f"{name}: expected a sequence of samples, got {describe(data)}")
+        if data is not None and len(data) < count:
+            raise ValueError(f"{name}: expected at least count = {count} samples, got {len(data)}")
+
+    findings: list[Finding] = []
+    accuracy: dict[str, float] = {}
+    after: dict[str, float] = {}
+    examples: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
+    areas = (0.0, 0.0)
+    for name, net in classifiers.items():
+        data = _prepared(net, samples, count)
+        areas = (data.animals.float().mean().item(), data.tags.float().mean().item())
+        accuracy[name] = _accuracy(net, data, batch)
+        if shuffled is not None:
+            after[name] = _accuracy(net, _prepared(net, shuffled, count), batch)
+        shown: dict[str, Tensor] = {}
+        for method_name, method in methods.items():
+            maps = _maps(net, data, method, batch, progress, f"{name}: {method_name}")
+            if isinstance(maps, str):
+                findings.append(Finding(name, method_name, why=maps))
+                continue
+            findings.append(_finding(net, data, maps, name, method_name, deletion_steps, batch))
+            shown[method_name] = maps[:3].cpu()
+        examples[name] = (net.display(data.images[:3]).cpu(), shown)
+
+    report = Report(tuple(findings), accuracy, after if shuffled is not None else None, *areas, count, "")
+    return replace(report, html=_page(report, examples, threshold))
+
+
+@dataclass(frozen=True)
+class _Data:
+    images: Tensor
+    labels: Tensor
+    animals: Tensor
+    tags: Tensor
+
+
+def _prepared(net: Classifier, samples: Sequence, count: int) -> _Data:
+    """The samples as the network sees them; the masks go the way of the images, whatever that way is."""
+    images, labels, animals, tags = [], [], [], []
+    for k in range(count):
+        sample = samples[k]
+        images.append(net.preprocess(sample.image))
+        labels.append(sample.label)
+        for mask, store in ((sample.mask, animals), (sample.tag_mask, tags)):
+            white = mask.float().expand(3, *mask.shape)
+            store.append(net.display(net.preprocess(white))[:, 0] > 0.5)
+    device = images[0].device
+    return _Data(torch.cat(images), torch.tensor(labels, device=device), torch.cat(animals), torch.cat(tags))
+
+
+def _accuracy(net: Classifier, data: _Data, batch: int) -> float:
+    right = 0
+    flags = [(m, m.training) for m in net.modules()]
+    try:
+        net.eval()
+        with torch.no_grad():
+            for images, labels in zip(data.images.split(batch), data.labels.split(batch), strict=True):
+                right += (class_scores(net, images).argmax(1) == labels).sum().item()
+    finally:
+        for module, flag in flags:
+            module.training = flag
+    return right / len(data.labels)
+
+
+def _maps(
+    net: Classifier, data: _Data, method: Method, batch: int, progress: bool, what: str
+) -> Tensor | str:
+    parts = list(zip(data.images.split(batch), data.labels.split(batch), strict=True))
+    if progress:
+        from tqdm.auto import tqdm
+
+        parts = tqdm(parts, desc=what)
+    try:
+        return torch.cat([method(net, images, labels) for images, labels in parts])
+    except ValueError as error:
+        return str(error)
+
+
+def _finding(
+    net: Classifier, data: _Data, maps: Tensor, name: str, method: str, steps: int, batch: int
+) -> Finding:
+    positive = maps.clamp(min=0)
+    has_tag = data.tags.flatten(1).any(1)
+    grey = net.colour(127, 127, 127)
+    areas = []
+    for images, labels, part in zip(
+        data.images.split(batch), data.labels.split(batch), maps.split(batch), strict=True
+    ):
+        curve = deletion_curve(net, images, class_probability(labels), part, steps=steps, baseline=grey)
+        areas.append(curve.area)
+    return Finding(
+        name,
+        method,
+        share_inside(positive, data.animals).nanmean().item(),
+        share_inside(positive, data.tags)[has_tag].nanmean().item() if has_tag.any() else 0.0,
+        pointing_game(maps, data.animals, tolerance=0).float().mean().item(),
+        torch.cat(areas).mean().item(),
+    )
+
+
+def _img(figure, alt: str) -> str:
+    """A figure as an <img> that carries its own bytes."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=96)
+    plt.close(figure)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f"<img alt='{html.escape(alt, quote=True)}' src='data:image/png;base64,{data}'>"
+
+
+def _bars(report: Report):
+    """Share of each map on the animal and on the tag, one panel for each classifier."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    names = list(report.accuracy)
+    with plt.rc_context(plots.style()):
+        figure, axes = plt.subplots(1, len(names), figsize=(10, 3.9), sharey=True, squeeze=False)
+        for ax, name in zip(axes[0], names, strict=True):
+            rows = [f for f in report.findings if f.classifier == name and f.on_animal is not None]
+            place = np.arange(len(rows))
+            ax.bar(
+                place - 0.2,
+                [f.on_animal * 100 for f in rows],
+                0.38,
+                color=plots.COLOURS[0],
+                label="on the animals",
+            )
+            ax.bar(
+                place + 0.2, [f.on_tag * 100 for f in rows], 0.38, color=plots.COLOURS[1], hatch="//",
+                edgecolor="white", label="on the price tag",
+            )  # fmt: skip
+            ax.axhline(
+                report.animal_area * 100, color="#333333", linestyle=":", linewidth=1.2,
+                label="area of the animals",
+            )  # fmt: skip
+            ax.set_xticks(place, [f.method for f in rows], rotation=20)
+            ax.set_title(name)
+        axes[0, 0].set_ylabel("share of the map (%)")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _sheet(name: str, images: Tensor, maps: dict[str, Tensor]):
+    """Three pictures and what each method makes of them."""
+    rows, titles = [], []
+    for k, image in enumerate(images):
+        rows.append(image)
+        titles.append("photo" if k == 0 else "")
+        for method, found in maps.items():
+            rows.append(plots.overlay(image, found[k].clamp(min=0)))
+            titles.append(method if k == 0 else "")
+    return plots.plot_images(rows, titles, columns=len(maps) + 1, title=name)
+
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; color: #222; }
+img { max-width: 100%; }
+table { border-collapse: collapse; margin: 1rem 0; }
+td, th { padding: .3rem .8rem; text-align: right; }
+th { border-bottom: 2px solid #444; }
+td.words, th.words { text-align: left; }
+tr:nth-child(even) td { background: #f4f4f4; }
+.sound { color: #00553d; }
+.unsound { color: #9c2500; }
+"""
+
+
+def _page(report: Report, examples: dict, threshold: float) -> str:
+    return "\n".join(
+        [
+            "<!doctype html>",
+            "<html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>",
+            f"<title>Is it looking at the animal?</title><style>{_STYLE}</style></head><body>",
+            "<h1>Is it looking at the animal?</h1>",
+            f"<p>{len(report.accuracy)} networks, {report.count} of the shop's test pictures, every tool "
+            "of the course. Where the animals and the price tag are in each picture is known.</p>",
+            "<h2>How often is it right?</h2>",
+            *_accuracies(report, threshold),
+            "<h2>Where does it look?</h2>",
+            _img(_bars(report), "Bars: share of each map on the animals and on the tag, for each network"),
+            *_findings(report),
+            "<h2>Three pictures</h2>",
+            *(
+                _img(_sheet(name, images, maps), f"Three test pictures and the maps of {name}")
+                for name, (images, maps) in examples.items()
+                if maps
+            ),
+            "</body></html>",
+        ]
+    )
+
+
+def _row(words: Sequence[str], numbers: Sequence[str], tag: str = "td") -> str:
+    cells = [f"<{tag} class='words'>{html.escape(w)}</{tag}>" for w in words]
+    return f"<tr>{''.join(cells)}{''.join(f'<{tag}>{n}</{tag}>' for n in numbers)}</tr>"
+
+
+def _accuracies(report: Report, threshold: float) -> list[str]:
+    if report.shuffled is None:
+        rows = [_row([name], [f"{right:.1%}"]) for name, right in report.accuracy.items()]
+        return ["<table>", _row(["network"], ["right"], "th"), *rows, "</table>"]
+    rows, verdicts = [], []
+    for name, right in report.accuracy.items():
+        after = report.shuffled[name]
+        lost = right - after
+        rows.append(_row([name], [f"{right:.1%}", f"{after:.1%}", f"{lost:.1%}"]))
+        kind = "sound" if lost <= threshold else "unsound"
+        words = "it does not read them" if lost <= threshold else "it reads the tag"
+        verdicts.append(
+            f"<li class='{kind}'><b>{html.escape(name)}</b>: exchanging the tags costs it {max(lost, 0):.1%} "
+            f"of its answers: {words}.</li>"
+        )
+    head = _row(["network"], ["as the shop is", "tags shuffled", "lost"], "th")
+    return ["<table>", head, *rows, "</table><ul>", *verdicts, "</ul>"]
+
+
+def _findings(report: Report) -> list[str]:
+    names = ["on the animals", "on the tag", "highest point on an animal", "deletion area"]
+    rows = [_row(["network", "method"], names, "th")]
+    for f in report.findings:
+        if f.on_animal is None:
+            why = f"<td class='words' colspan='4'>not defined for this network: {html.escape(f.why)}</td>"
+            rows.append(_row([f.classifier, f.method], []).replace("</tr>", f"{why}</tr>"))
+        else:
+            numbers = [f"{f.on_animal:.0%}", f"{f.on_tag:.0%}", f"{f.pointed:.0%}", f"{f.deletion:.2f}"]
+            rows.append(_row([f.classifier, f.method], numbers))
+    chance = [f"{report.animal_area:.0%}", f"{report.tag_area:.0%}", f"{report.animal_area:.0%}", ""]
+    rows.append(_row(["a map that knows nothing", ""], chance))
+    return [
+        "<table>",
+        *rows,
+        "</table><p>A share is the part of the map's positive values inside the true outline. The deletion "
+        "area is what is left of the probability, on average, while the map's brightest pixels are greyed "
+        "first: less is better.</p>",
+    ]
