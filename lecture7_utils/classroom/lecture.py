@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from cycler import cycler
 
-from lecture7_utils.shop.models import _device as pick_device
+from lecture7_utils.shop.models import pick_device
 
 # Okabe and Ito's colours without the yellow, which is too pale for lines on white; each with its own dash and
 # marker, so that a curve is told by more than its colour

@@ -332,7 +332,7 @@ def load_model(
             raise TypeError("preprocess: expected a callable with a module of your own, got None")
         net = Classifier(name, categories, preprocess, type(name).__name__)
         if device != "auto":
-            net.to(_device(device))
+            net.to(pick_device(device))
         _check_outputs(net)
         return net
     if not isinstance(name, str):
@@ -340,12 +340,16 @@ def load_model(
     for argument, value in (("categories", categories), ("preprocess", preprocess)):
         if value is not None:
             raise TypeError(f"{argument}: expected None with a model's name, got {_what(value)}")
-    chosen = _device(device)
+    chosen = pick_device(device)
     net = _efficientnet_lite0() if name == "efficientnet_lite0" else _from_torchvision(name)
     return net.eval().to(chosen)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is the GPU where there is one, else the CPU.
+
+    Raises `ValueError` for a name that is no device, or a device that this machine lacks.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
