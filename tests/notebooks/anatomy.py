@@ -4,9 +4,9 @@ The conventions, beyond valid nbformat 4.5 and the kernel `python3`:
 
 - Names are those of `COURSE`; lessons may be missing, their order is the order of the names.
 - Cell 1 is the title, in markdown: `# 3. Class activation maps` (the lesson's number in the heading), links
-  to the previous and the next notebook there is, at least three list items that say what one can do afterwards, minutes to read and seconds to
-  run ("20 min", "40 s"), and the question of the shop's manager. A Colab badge, once a repository is known,
-  has alt text and opens this notebook.
+  to the previous and the next notebook there is, at least three list items that say what one can do
+  afterwards, minutes to read and seconds to run ("20 min", "40 s"), and the question of the shop's manager.
+  A Colab badge, once a repository is known, has alt text and opens this notebook.
 - Cell 2 is the setup cell, letter by letter the same in all notebooks.
 - Committed as run from top to bottom: counts 1, 2, 3 …, no errors, nothing on stderr, no live widget (a
   sentence stands for it: `make run` sees to that), no address or path of the machine. At most 1.5 MB.
