@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 LARGEST = 64_000_000  # pixels; a larger picture is a mistake or an attack, no photo for a 224-pixel network
 LONGEST = 100  # times the short side: scaling the short side up to 256 pixels must not fill the memory
@@ -196,6 +196,8 @@ def _upright(image: Image.Image, called: str) -> Image.Image:
 
 def _unreadable(called: str, error: Exception) -> ValueError:
     why = " ".join(str(error).split())[:120] or repr(error)
+    if isinstance(error, UnidentifiedImageError):  # its own text is the address of an object
+        why = "no known picture format"
     return ValueError(f"source: expected a whole picture file, got {called}, which can't be read: {why}")
 
 
