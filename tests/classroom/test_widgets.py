@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 from lecture7_utils.classroom import widgets as explorers
 from lecture7_utils.classroom.plots import overlay, picture
+from lecture7_utils.kernels.cam import boxes, class_activation_map
 from lecture7_utils.kernels.occlusion import occlude, occlusion_map
 from lecture7_utils.kernels.saliency import saliency_map, smooth_grad
 from lecture7_utils.kernels.targets import class_probability, class_score, evaluate, unit
@@ -106,6 +107,7 @@ MAKERS = {
     "saliency of given classes": lambda net: explorers.explore_saliency(net, PHOTOS, [7, 0]),
     "occlusion": lambda net: explorers.explore_occlusion(net, PHOTOS[0]),
     "occlusion of a class": lambda net: explorers.explore_occlusion(net, PHOTOS[1], class_probability([5])),
+    "cam": lambda net: explorers.explore_cam(net, PHOTOS),
 }
 
 # control: whether the picture and whether the readout has to change on its way
@@ -126,6 +128,12 @@ EXPECTED = {
         "window": (True, True),
         "fill": (True, True),
         "sweep": (True, False),
+    },
+    "cam": {
+        "photo": (True, True),
+        "class": (True, True),
+        "threshold": (True, True),
+        "blend": (True, False),
     },
 }
 
@@ -460,6 +468,92 @@ def test_occlusion_announces_as_many_passes_as_the_kernel_has_places(window, net
     assert starts == sorted({top for top, *_ in swept.rectangles.flatten(0, 1).tolist()})
 
 
+# ------------------------------------------------------------------------------------------- lesson 3
+
+
+def test_cam_runs_the_network_once_for_each_photo_and_each_class_looked_at(net):
+    explorer = explorers.explore_cam(net, PHOTOS)
+    with passes(net) as count:
+        for name in ("threshold", "blend"):
+            for value in ends_and_between(explorer.controls[name]):
+                explorer.controls[name].value = value
+    assert count == []
+    classes = ends_and_between(explorer.controls["class"])
+    with passes(net) as count:
+        for value in [*classes, *classes]:
+            explorer.controls["class"].value = value
+    assert count == [1] * (len(classes) - 1)
+    with passes(net) as count:
+        for photo in (1, 2, 0, 1, 2):
+            explorer.controls["photo"].value = photo
+    assert count == [1] * 4  # the scores and the first class of each of the other two
+
+
+@pytest.mark.parametrize("threshold", [5, 50, 95])
+def test_cam_reads_the_identity_and_the_box_of_the_kernels(threshold, net):
+    explorer = explorers.explore_cam(net, PHOTOS)
+    explorer.controls["photo"].value = 1
+    c = ends_and_between(explorer.controls["class"])[1]
+    explorer.controls["class"].value = c
+    explorer.controls["threshold"].value = threshold
+    images = net.preprocess(PHOTOS[1])
+    grid = class_activation_map(net, images, c, size=None)
+    score, bias = evaluate(net, images, c).item(), net.head.bias[c].item()
+    text = explorer.readout.value
+    assert CLASSES[c].replace("&", "&amp;") in text
+    read = _numbers(text)
+    sign = 1 if "+ bias" in text else -1
+    expected = [grid.mean().item(), sign * bias, score, score]
+    assert read[:4] == pytest.approx(expected, abs=6e-4)
+    large = class_activation_map(net, images, c)
+    found = boxes(large, threshold / 100)[0]
+    x1, y1, x2, y2 = (int(v) for v in found.boxes[0])
+    assert f"x {x1} to {x2}, y {y1} to {y2}" in text
+    assert f"{len(found.boxes)} region" in text
+    assert read[-1] == pytest.approx(100 * (x2 - x1) * (y2 - y1) / SIDE**2, abs=0.051)
+    explorer.controls["blend"].value = 1.0
+    top = max(grid.max().item(), large.max().item())
+    pixels = picture(net.display(images)[0])
+    assert (
+        _differs(explorer, 1, overlay(pixels, large, alpha=1.0, limits=(0.0, top))) < 12
+    )  # the box is drawn
+    explorer.controls["blend"].value = 0.0
+    assert _differs(explorer, 1, pixels) < 12
+
+
+def test_cam_shows_the_maps_own_numbers_as_cells(net):
+    explorer = explorers.explore_cam(net, PHOTOS)
+    c = explorer.controls["class"].value
+    images = net.preprocess(PHOTOS[0])
+    grid = class_activation_map(net, images, c, size=None)[0]
+    top = max(grid.max().item(), class_activation_map(net, images, c).max().item())
+    cells = np.kron(grid.numpy(), np.ones((8, 8)))
+    blank = np.zeros((*cells.shape, 3), np.uint8)
+    enlarged = overlay(blank, cells, alpha=1.0, limits=(0.0, top))
+    size = explorers.PANEL
+    expected = np.asarray(Image.fromarray(enlarged).resize((size, size), Image.Resampling.NEAREST))
+    with Image.open(io.BytesIO(explorer.picture.value)) as image:
+        panel = np.asarray(image.crop((0, 26, size, 26 + size))).astype(float)
+    assert np.abs(panel - expected).mean() < 6
+
+
+def test_cam_says_where_a_map_is_nowhere_above_zero(net):
+    with torch.no_grad():
+        net.head.weight.zero_()
+    explorer = explorers.explore_cam(net, PHOTOS)
+    assert "no box" in explorer.readout.value
+    assert "mean of the map 0.000" in explorer.readout.value
+    drive_all(explorer)
+
+
+def test_cam_refuses_a_network_without_a_global_average():
+    steps = v2.Compose([v2.Resize((SIDE, SIDE)), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIDE * SIDE, 8))
+    net = Classifier(flat, CLASSES, steps, "flat").eval()
+    with unchanged(net), pytest.raises(ValueError, match=r"^net: expected a network that ends in a global"):
+        explorers.explore_cam(net, PHOTOS)
+
+
 # ------------------------------------------------------------------------------------------- your own photo
 
 
@@ -552,6 +646,8 @@ def test_the_files_of_both_ipywidgets_are_read():
         ("classes", lambda net: explorers.explore_saliency(net, PHOTOS, [])),
         ("classes", lambda net: explorers.explore_saliency(net, PHOTOS, [1.5])),
         ("classes", lambda net: explorers.explore_saliency(net, PHOTOS, 3)),
+        ("net", lambda net: explorers.explore_cam(torch.nn.ReLU(), PHOTOS)),
+        ("photos", lambda net: explorers.explore_cam(net, [])),
         ("target", lambda net: explorers.explore_occlusion(net, PHOTOS[0], 8)),
         ("target", lambda net: explorers.explore_occlusion(net, PHOTOS[0], [1, 2])),
         ("target", lambda net: explorers.explore_occlusion(net, PHOTOS[0], "dog")),
