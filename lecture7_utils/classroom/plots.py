@@ -295,6 +295,7 @@ def plot_images(
     """A contact sheet. images: pictures, or a tensor [N, 3, H, W] in 0 to 1.
 
     titles: one for each; None takes the names of `Photo`s. columns: None for up to 5 in rows of equal length.
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
     import matplotlib.pyplot as plt
 
@@ -340,6 +341,7 @@ def plot_map(
     map: [H, W] of the picture's size. label: what the map measures, with its unit ("|∂s/∂x|").
     signed: diverging colours around 0 (red above, blue below) instead of dark to bright.
     how: as in `normalise`; None chooses by the map's values. The colour bar says which was used.
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
     import matplotlib.pyplot as plt
 
@@ -376,6 +378,7 @@ def plot_maps(
     maps: {name: [H, W]}; of the picture's size where `overlay` is True. signed, how and label as in
     `plot_map`. same_scale: one scale for all maps, from their values together. overlay: lay each map over
     the picture. columns: None for up to 4 in rows of equal length.
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
     import matplotlib.pyplot as plt
 
@@ -422,6 +425,7 @@ def plot_top(predictions: Sequence, *, image: PhotoLike | None = None, title: st
     """What the network says: its top classes with the pre-softmax score and the probability, side by side.
 
     predictions: `Classifier.top(images)[0]`, the highest first. image: the picture to show beside them.
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
     import matplotlib.pyplot as plt
 
@@ -486,6 +490,7 @@ def plot_curves(
 
     curves: {name: (x, y)}, two sequences, arrays or tensors of one length each, finite. Up to 7 curves are
     told apart by colour and dash; short ones carry markers.
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
     import matplotlib.pyplot as plt
 
@@ -547,6 +552,7 @@ def plot_rectangles(
     """Rectangles on a picture. rectangles: (top, left, bottom, right) in pixels, the last two exclusive.
 
     labels: one for each, written at its upper left corner.
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle
@@ -591,7 +597,10 @@ def plot_rectangles(
 
 
 def plot_masks(image: PhotoLike, masks: Mapping[str, MapLike], *, title: str | None = None):
-    """Outlines of masks on a picture, with their names. masks: {name: bool [H, W]} of the picture's size."""
+    """Outlines of masks on a picture, with their names. masks: {name: bool [H, W]} of the picture's size.
+
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 

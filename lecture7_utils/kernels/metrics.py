@@ -163,6 +163,7 @@ def insertion_curve(
 
     As `deletion_curve`, with the roles of image and baseline exchanged: a good map gives a large area. The
     paper starts from the blurred image, as a sharp border looks like something of its own.
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
     return _curve(model, images, target, map, steps, baseline, chunk, progress, insert=True)
 
