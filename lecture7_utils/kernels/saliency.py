@@ -1,5 +1,6 @@
 """Lesson 1: which pixels would change the score most, by its gradient; and a segmentation from that."""
 
+import warnings
 from dataclasses import replace
 
 import torch
@@ -7,7 +8,6 @@ from torch import Tensor, nn
 
 from lecture7_utils.kernels.arguments import (
     as_generator,
-    as_int,
     describe,
     require_choice,
     require_images,
@@ -16,6 +16,7 @@ from lecture7_utils.kernels.arguments import (
     require_model,
     require_number,
 )
+from lecture7_utils.kernels.dense import bar, chunk_size
 from lecture7_utils.kernels.layers import evaluation
 from lecture7_utils.kernels.targets import Target, TargetLike, Unit, as_target, target_count, values
 
@@ -46,9 +47,10 @@ def saliency_map(
     Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
     target = _checked(model, images, target, reduce, times_input)
-    with evaluation(model, images.device):
+    # not in inference mode: the map is to be an ordinary tensor afterwards
+    with torch.inference_mode(False), torch.no_grad(), evaluation(model, images.device):
         gradient = input_gradient(model, images, target)
-    return _reduced(gradient * images.detach() if times_input else gradient, reduce)
+        return _reduced(gradient * images.detach() if times_input else gradient, reduce)
 
 
 def smooth_grad(
@@ -71,41 +73,48 @@ def smooth_grad(
 
     samples: n, at least 1. noise: sigma as a share of each image's range, at least 0.
     generator: a `torch.Generator` or a seed; the result does not depend on `chunk` beyond rounding.
-    chunk: the most noisy images in one pass; "auto" keeps a pass within about 8 images of 224 × 224 on a
-        CPU and 128 on a GPU. progress: show a bar.
-    The rest, what is returned and what is raised, as in `saliency_map`.
+    chunk: the most noisy images in one pass; "auto" takes about 8 of 224 × 224 on a CPU and 64 elsewhere.
+    progress: show a bar.
+    Interrupted (Ctrl-C, the notebook's stop button), it warns and gives back the mean over the samples that
+    are done. The rest, what is returned and what is raised, as in `saliency_map`.
     """
     target = _checked(model, images, target, reduce, times_input)
     require_int(samples, "samples", 1)
     require_number(noise, "noise", 0)
     generator = as_generator(generator, images.device)
-    count = images.shape[0]
+    chunk = chunk_size(chunk, images)
     require_choice(progress, "progress", (False, True))
-    if isinstance(chunk, str) and chunk == "auto":
-        room = (8 if images.device.type == "cpu" else 128) * 224 * 224
-        chunk = max(1, room // (images.shape[2] * images.shape[3]))
-    chunk = require_int(as_int(chunk, "chunk", "'auto' or an int"), "chunk", 1)
+    count = images.shape[0]
     per_pass = max(1, chunk // count)
     parts = [slice(i, i + chunk) for i in range(0, count, chunk)]  # one, unless the batch is beyond a chunk
 
-    clean = images.detach()
-    sigma = noise * (clean.amax((1, 2, 3), keepdim=True) - clean.amin((1, 2, 3), keepdim=True))
-    # half precision would lose the small terms of a long sum
-    total = torch.zeros_like(clean, dtype=torch.promote_types(clean.dtype, torch.float32))
-    with evaluation(model, images.device):
-        for first in _bar(range(0, samples, per_pass), progress, "SmoothGrad"):
-            n = min(per_pass, samples - first)
-            # drawn one sample of the whole batch at a time: so the noise is the same whatever the chunk
-            drawn = [
-                torch.randn(clean.shape, generator=generator, device=generator.device, dtype=clean.dtype)
-                for _ in range(n)
-            ]
-            for part in parts:
-                noisy = torch.cat([clean[part] + sigma[part] * e[part].to(clean.device) for e in drawn])
-                gradient = input_gradient(model, noisy, _repeated(target, part, n))
-                terms = gradient * noisy if times_input else gradient
-                total[part] += terms.view(n, -1, *clean.shape[1:]).sum(0, dtype=total.dtype)
-    return _reduced((total / samples).to(clean.dtype), reduce)
+    with torch.inference_mode(False), torch.no_grad():
+        clean = images.detach()
+        sigma = noise * (clean.amax((1, 2, 3), keepdim=True) - clean.amin((1, 2, 3), keepdim=True))
+        # half precision would lose the small terms of a long sum
+        total = torch.zeros_like(clean, dtype=torch.promote_types(clean.dtype, torch.float32))
+        done = 0
+        with evaluation(model, images.device):
+            try:
+                for first in bar(range(0, samples, per_pass), progress, "SmoothGrad"):
+                    n = min(per_pass, samples - first)
+                    # the noise of the whole batch, one sample after the other: the same whatever the chunk
+                    drawn = [_normal(clean, generator) for _ in range(n)]
+                    sums = []
+                    for part in parts:
+                        noisy = torch.cat([clean[part] + sigma[part] * e[part] for e in drawn])
+                        gradient = input_gradient(model, noisy, _repeated(target, part, n))
+                        terms = gradient * noisy if times_input else gradient
+                        sums.append(terms.view(n, -1, *clean.shape[1:]).sum(0, dtype=total.dtype))
+                    total, done = total + torch.cat(sums), first + n
+            except KeyboardInterrupt:
+                if not done:
+                    raise
+                warnings.warn(
+                    f"smooth_grad was interrupted after {done} of {samples} samples; the map is their mean",
+                    stacklevel=2,
+                )
+        return _reduced((total / done).to(clean.dtype), reduce)
 
 
 def input_gradient(model: nn.Module, images: Tensor, target: Target) -> Tensor:
@@ -217,17 +226,15 @@ def _reduced(gradient: Tensor, reduce: str | None) -> Tensor:
     return gradient.abs().amax(1) if reduce == "max" else gradient.norm(dim=1)
 
 
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers of that shape and dtype, drawn where the generator is."""
+    drawn = torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
+    return drawn.to(like.device)
+
+
 def _repeated(target: Target, part: slice, times: int) -> Target:
     """The target for `times` copies of that part of the batch, one after the other."""
     if target_count(target) is None:
         return target
     field = "channel" if isinstance(target, Unit) else "classes"
     return replace(target, **{field: getattr(target, field)[part] * times})
-
-
-def _bar(steps: range, progress: bool, what: str):
-    if not progress:
-        return steps
-    from tqdm.auto import tqdm
-
-    return tqdm(steps, desc=what)

@@ -427,6 +427,9 @@ def test_inside_other_modes(mode, target):
             for x in (images, made_inside):
                 assert torch.equal(saliency_map(net, x, target), want)
                 assert torch.equal(smooth_grad(net, x, target, samples=2), smooth)
+        # what comes out is an ordinary tensor, of use in autograd afterwards
+        got = saliency_map(net, made_inside, target), smooth_grad(net, made_inside, target, samples=2)
+    assert not any(tensor.is_inference() for tensor in got)
     assert torch.equal(saliency_map(net, made_inside, target), want)
 
 
@@ -532,7 +535,7 @@ def test_left_as_it_was_when_a_pass_breaks(error, place, backward):
         saliency_map(net, images, unit("head", 0) if place == "head" else 1)
 
 
-@pytest.mark.parametrize("error", ERRORS[:2], ids=repr)
+@pytest.mark.parametrize("error", [e for e in ERRORS if not isinstance(e, KeyboardInterrupt)], ids=repr)
 def test_left_as_it_was_when_smooth_grad_breaks_half_way(error):
     net, images = disturbed(0, drop=Breaks(error, call=3)), random_images(0)
     with unchanged(net, images), pytest.raises(type(error)):
@@ -540,6 +543,23 @@ def test_left_as_it_was_when_smooth_grad_breaks_half_way(error):
     net.drop.call = 3
     with unchanged(net, images), pytest.raises(type(error)):
         smooth_grad(net, images, unit("drop", 0), samples=6, chunk=1, progress=True)
+
+
+@pytest.mark.parametrize(("chunk", "call", "done"), [(2, 3, 2), (4, 3, 4), (1, 4, 1), (1, 5, 2), (2, 6, 5)])
+def test_an_interrupted_smooth_grad_gives_back_what_it_has(chunk, call, done):
+    net, images = disturbed(0, drop=Breaks(KeyboardInterrupt(), call)), random_images(0)
+    with unchanged(net, images), pytest.warns(UserWarning, match=f"interrupted after {done} of 6 samples"):
+        got = smooth_grad(net, images, 1, samples=6, chunk=chunk, reduce=None)
+    net.drop.call = 0
+    want = smooth_grad(net, images, 1, samples=done, reduce=None)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 12])
+def test_an_interrupt_before_the_first_sample_is_passed_on(chunk):
+    net, images = disturbed(0, drop=Breaks(KeyboardInterrupt(), 1)), random_images(0)
+    with unchanged(net, images), pytest.raises(KeyboardInterrupt):
+        smooth_grad(net, images, 1, samples=6, chunk=chunk)
 
 
 @pytest.mark.parametrize(
