@@ -190,6 +190,7 @@ def test_a_computed_weight_is_left_alone():
     check(net, torch.float64, 0)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
 def test_torchscript_inside():
     net = calibrate(Block(1).double())
     scripted = torch.jit.script(net)
@@ -294,9 +295,7 @@ def test_layer_that_mixes_images_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v2", "squeezenet1_1", "googlenet", "densenet121", "vgg11_bn"]
-)
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "squeezenet1_1", "googlenet", "densenet121"])
 def test_torchvision(name):
     """In double precision exact; in single precision no further off than the network itself is."""
     from torchvision import models
