@@ -177,6 +177,9 @@ def _decode(file: Path | io.BytesIO, called: str) -> Image.Image:
         image = Image.open(file)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(f"{called}: {error}") from None
+    except UnidentifiedImageError:
+        hint = "; HEIC, as iPhones write it, has to be saved as JPEG first" if _is_heic(file) else ""
+        raise _unreadable(called, f"no known picture format{hint}") from None
     except Exception as error:  # Pillow's decoders raise nearly every kind there is on a broken file
         raise _unreadable(called, error) from None
     with image:
@@ -194,10 +197,14 @@ def _upright(image: Image.Image, called: str) -> Image.Image:
     return _rgb(image, called)
 
 
-def _unreadable(called: str, error: Exception) -> ValueError:
+def _is_heic(file: Path | io.BytesIO) -> bool:
+    with open(file, "rb") if isinstance(file, Path) else io.BytesIO(file.getvalue()) as opened:
+        start = opened.read(12)
+    return start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"hevc", b"mif1")
+
+
+def _unreadable(called: str, error: Exception | str) -> ValueError:
     why = " ".join(str(error).split())[:120] or repr(error)
-    if isinstance(error, UnidentifiedImageError):  # its own text is the address of an object
-        why = "no known picture format"
     return ValueError(f"source: expected a whole picture file, got {called}, which can't be read: {why}")
 
 

@@ -523,6 +523,15 @@ def test_what_is_no_picture(data, tmp_path):
     refuses("source", photo, data, says="got the given bytes")
 
 
+def test_heic_says_what_to_do(tmp_path):
+    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    path = tmp_path / "IMG_0001.HEIC"
+    path.write_bytes(data)
+    refuses("source", photo, path, says="IMG_0001.HEIC.*saved as JPEG")
+    refuses("source", photo, data, says="saved as JPEG")
+    assert "HEIC" not in refuses("source", photo, data[4:], says="no known picture format")
+
+
 @pytest.mark.filterwarnings("ignore:Truncated File Read")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_truncated_files(kind):
