@@ -13,11 +13,15 @@ from torch import Tensor
 from lecture7_utils.classroom import plots
 from lecture7_utils.kernels.arguments import describe, require_int, require_number
 from lecture7_utils.kernels.cam import class_activation_map, grad_cam
+from lecture7_utils.kernels.layers import evaluation
 from lecture7_utils.kernels.metrics import deletion_curve, pointing_game, share_inside
 from lecture7_utils.kernels.occlusion import occlusion_map
 from lecture7_utils.kernels.saliency import saliency_map, smooth_grad
 from lecture7_utils.kernels.targets import class_probability, class_scores
 from lecture7_utils.shop.models import Classifier
+from lecture7_utils.shop.samples import Sample
+
+SHOWN = 3  # pictures of each classifier on the page
 
 Method = Callable[[Classifier, Tensor, Tensor], Tensor]
 
@@ -156,17 +160,19 @@ def managers_report(
         if data is not None and len(data) < count:
             raise ValueError(f"{name}: expected at least count = {count} samples, got {len(data)}")
 
+    truth = _drawn(samples, count, batch)
+    exchanged = None if shuffled is None else _drawn(shuffled, count, batch)
     findings: list[Finding] = []
     accuracy: dict[str, float] = {}
     after: dict[str, float] = {}
     examples: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
     areas = (0.0, 0.0)
     for name, net in classifiers.items():
-        data = _prepared(net, samples, count)
+        data = _prepared(net, truth)
         areas = (data.animals.float().mean().item(), data.tags.float().mean().item())
-        accuracy[name] = _accuracy(net, data, batch)
-        if shuffled is not None:
-            after[name] = _accuracy(net, _prepared(net, shuffled, count), batch)
+        accuracy[name] = _accuracy(net, data.images, data.labels, batch)
+        if exchanged is not None:
+            after[name] = _accuracy(net, *_pictures(net, exchanged), batch)
         shown: dict[str, Tensor] = {}
         for method_name, method in methods.items():
             maps = _maps(net, data, method, batch, progress, f"{name}: {method_name}")
@@ -174,8 +180,8 @@ def managers_report(
                 findings.append(Finding(name, method_name, why=maps))
                 continue
             findings.append(_finding(net, data, maps, name, method_name, deletion_steps, batch))
-            shown[method_name] = maps[:3].cpu()
-        examples[name] = (net.display(data.images[:3]).cpu(), shown)
+            shown[method_name] = maps[:SHOWN].cpu()
+        examples[name] = (net.display(data.images[:SHOWN]).cpu(), shown)
 
     report = Report(tuple(findings), accuracy, after if shuffled is not None else None, *areas, count, "")
     return replace(report, html=_page(report, examples, threshold))
@@ -189,32 +195,36 @@ class _Data:
     tags: Tensor
 
 
-def _prepared(net: Classifier, samples: Sequence, count: int) -> _Data:
+def _drawn(samples: Sequence, count: int, batch: int) -> list[Sample]:
+    """The first `count` samples; a data set that gives many at once, as `Scenes` does, is asked for many."""
+    if not hasattr(samples, "__getitems__"):
+        return [samples[k] for k in range(count)]
+    parts = (samples.__getitems__(list(range(k, min(k + batch, count)))) for k in range(0, count, batch))
+    return [sample for part in parts for sample in part]
+
+
+def _pictures(net: Classifier, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    images = torch.cat([net.preprocess(sample.image) for sample in samples])
+    return images, torch.tensor([sample.label for sample in samples], device=images.device)
+
+
+def _prepared(net: Classifier, samples: Sequence[Sample]) -> _Data:
     """The samples as the network sees them; the masks go the way of the images, whatever that way is."""
-    images, labels, animals, tags = [], [], [], []
-    for k in range(count):
-        sample = samples[k]
-        images.append(net.preprocess(sample.image))
-        labels.append(sample.label)
-        for mask, store in ((sample.mask, animals), (sample.tag_mask, tags)):
-            white = mask.float().expand(3, *mask.shape)
-            store.append(net.display(net.preprocess(white))[:, 0] > 0.5)
-    device = images[0].device
-    return _Data(torch.cat(images), torch.tensor(labels, device=device), torch.cat(animals), torch.cat(tags))
+
+    def seen(masks: list[Tensor]) -> Tensor:
+        white = [net.preprocess(mask.float().expand(3, *mask.shape)) for mask in masks]
+        return net.display(torch.cat(white))[:, 0] > 0.5
+
+    images, labels = _pictures(net, samples)
+    return _Data(images, labels, seen([s.mask for s in samples]), seen([s.tag_mask for s in samples]))
 
 
-def _accuracy(net: Classifier, data: _Data, batch: int) -> float:
+def _accuracy(net: Classifier, images: Tensor, labels: Tensor, batch: int) -> float:
     right = 0
-    flags = [(m, m.training) for m in net.modules()]
-    try:
-        net.eval()
-        with torch.no_grad():
-            for images, labels in zip(data.images.split(batch), data.labels.split(batch), strict=True):
-                right += (class_scores(net, images).argmax(1) == labels).sum().item()
-    finally:
-        for module, flag in flags:
-            module.training = flag
-    return right / len(data.labels)
+    with evaluation(net, images.device), torch.no_grad():
+        for part, wanted in zip(images.split(batch), labels.split(batch), strict=True):
+            right += (class_scores(net, part.clone()).argmax(1) == wanted).sum().item()
+    return right / len(labels)
 
 
 def _maps(
