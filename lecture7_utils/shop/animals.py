@@ -1,7 +1,7 @@
-"""The shop's eight animals: each a table of parts, moved by a pose and painted part by part."""
+"""The shop's animals in their poses: the dice move a species' parts, and the parts are painted in order."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -18,729 +18,38 @@ from lecture7_utils.shop.drawing import (
     texture,
     wave,
 )
+from lecture7_utils.shop.species import COMMON, PATTERNS, RIGS
 
-
-@dataclass(frozen=True)
-class Part:
-    """One painted part. Lengths are in units of about the animal's height, y up, ground at 0, facing +x.
-
-    kind: "ellipse" (centre x, centre y, radius x, radius y, degrees) or "leaf" (foot x, foot y, tip x,
-    tip y, width), a shape pointed at both ends.
-    rest, other: the geometry in the two poses; what is in between is in between.
-    colour: a key of the animal's colours. head: whether it moves with the head, and is given relative to
-    its centre. depth: how far it shifts sideways when the head turns. solid: whether it is outline, and so
-    part of the mask. volume: strength of the rounding shade. under: strength of the shadow it casts on the
-    parts beneath. within: the part that clips it. cut: an ellipse taken away. soft: width of its edge.
-    coat: whether it has the animal's pattern and hair. chance: the share of animals that have it; parts of
-    one `group` come and go together.
-    """
-
-    name: str
-    colour: str
-    kind: str
-    rest: tuple
-    other: tuple
-    head: bool = False
-    depth: float = 0.0
-    solid: bool = True
-    volume: float = 0.0
-    under: float = 0.0
-    within: str = ""
-    cut: tuple = ()
-    soft: float = 0.0
-    coat: bool = False
-    chance: float = 1.0
-    group: str = ""
-    opacity: float = 1.0
-
-
-def _body(name, colour, rest, other=None, kind="ellipse", **options) -> Part:
-    """A solid, rounded part with the animal's coat."""
-    given = {"volume": 1.0, "under": 0.22, "coat": True, **options}
-    return Part(name, colour, kind, rest, other or rest, **given)
-
-
-def _mark(name, colour, rest, other=None, kind="ellipse", **options) -> Part:
-    """A flat part on top of others."""
-    return Part(name, colour, kind, rest, other or rest, **{"solid": False, **options})
-
-
-def _eyes(
-    x: float, y: float, rx: float, ry: float, depth: float, iris: str = "", pupil: float = 0.62
-) -> list:
-    """Two eyes, each with a glint; with an iris where a colour for it is named."""
-    parts = []
-    for side, at in (("left", -x), ("right", x)):
-        options = {"head": True, "depth": depth}
-        parts.append(_mark(f"{side} eye", "dark", (at, y, rx, ry), **options))
-        if iris:
-            parts.append(_mark(f"{side} iris", iris, (at, y, rx * 0.84, ry * 0.84), **options))
-            parts.append(_mark(f"{side} pupil", "dark", (at, y, rx * pupil * 0.8, ry * 0.72), **options))
-        parts.append(
-            _mark(f"{side} glint", "glint", (at + 0.3 * rx, y + 0.36 * ry, rx * 0.3, ry * 0.3), **options)
-        )
-    return parts
-
-
-@dataclass(frozen=True)
-class Rig:
-    """A species: its parts in painting order, where its head sits in both poses, its colours and coat."""
-
-    head: tuple[tuple, tuple]
-    parts: tuple[Part, ...]
-    palettes: tuple[dict, ...]
-    hair: float = 0.009  # raggedness of the outline, in the animal's units
-    patterns: tuple[str, ...] = ("plain",)
-    turn: tuple[float, float] = (-0.3, 0.7)  # how far the head looks to the front (0) or ahead (1)
-    tilt: float = 6.0  # degrees the whole animal may lean
-    nod: float = 9.0  # degrees the head may lean
-    plump: tuple[float, float] = (0.92, 1.1)
-    big_head: tuple[float, float] = (0.94, 1.08)
-
-
-def _fur(*rows: str) -> tuple[dict, ...]:
-    """Palettes from rows "fur mark belly" of hexadecimal colours."""
-    return tuple(dict(zip(("fur", "mark", "belly"), row.split(), strict=True)) for row in rows)
-
-
-_COMMON = {"dark": "2a211d", "glint": "ffffff", "pink": "e8a09a", "nose": "4a3530", "white": "fdf6ea"}
-
-_COATS = (
-    "d99a55 a86428 fbe8cb",
-    "8a5a3a 5a3722 e9cda8",
-    "ead2a8 b98a52 fff6e4",
-    "b8a99a 76695f f3ebe1",
-    "6b5648 463730 d8c6b2",
-    "f5ead8 a8764a fffaf0",
-    "c4713a fbe9d2 fdf0de",
-)
-
-_CAT = Rig(
-    head=((0.07, 0.72), (0.33, 0.43)),
-    parts=(
-        _body(
-            "tail",
-            "fur",
-            (-0.26, 0.11, 0.25, 0.15, 20),
-            (-0.44, 0.15, 0.24, 0.15, 25),
-            cut=(-0.20, 0.20, 0.22, 0.13, 25),
-        ),
-        _body("body", "fur", (-0.03, 0.31, 0.22, 0.31), (-0.10, 0.20, 0.42, 0.20), under=0.3),
-        _mark("chest", "belly", (0.08, 0.36, 0.12, 0.22), (0.26, 0.20, 0.13, 0.13), soft=0.07, within="body"),
-        _body("haunch", "fur", (-0.13, 0.17, 0.19, 0.17), (-0.32, 0.17, 0.21, 0.17), under=0.18),
-        _body("hind paw", "fur", (-0.07, 0.045, 0.13, 0.05), (-0.20, 0.045, 0.15, 0.05)),
-        _body("far leg", "fur", (0.05, 0.18, 0.06, 0.17), (0.26, 0.07, 0.17, 0.055)),
-        _body("near leg", "fur", (0.16, 0.18, 0.065, 0.18), (0.34, 0.05, 0.20, 0.06)),
-        _body("far paw", "belly", (0.07, 0.04, 0.08, 0.042), (0.44, 0.06, 0.07, 0.04), coat=False),
-        _body("near paw", "belly", (0.19, 0.04, 0.09, 0.045), (0.52, 0.045, 0.08, 0.045), coat=False),
-        _body(
-            "left ear",
-            "fur",
-            (-0.13, 0.02, -0.215, 0.34, 0.21),
-            kind="leaf",
-            head=True,
-            depth=-0.02,
-            volume=0.6,
-        ),
-        _body(
-            "right ear",
-            "fur",
-            (0.13, 0.02, 0.215, 0.34, 0.21),
-            kind="leaf",
-            head=True,
-            depth=-0.02,
-            volume=0.6,
-        ),
-        _mark("left inner", "pink", (-0.14, 0.08, -0.20, 0.29, 0.11), kind="leaf", head=True, depth=-0.01),
-        _mark("right inner", "pink", (0.14, 0.08, 0.20, 0.29, 0.11), kind="leaf", head=True, depth=-0.01),
-        _body("skull", "fur", (0, 0.0, 0.24, 0.20), head=True, under=0.4),
-        _body("cheeks", "fur", (0, -0.06, 0.265, 0.145), head=True, under=0.0, volume=0.7),
-        _mark("brow", "mark", (0.0, 0.14, 0.022, 0.06), head=True, depth=0.05, opacity=0.75),
-        _mark("brow left", "mark", (-0.06, 0.135, 0.018, 0.05, -14), head=True, depth=0.05, opacity=0.75),
-        _mark("brow right", "mark", (0.06, 0.135, 0.018, 0.05, 14), head=True, depth=0.05, opacity=0.75),
-        *_eyes(0.105, 0.02, 0.056, 0.06, 0.05, "iris", pupil=0.36),
-        _mark("muzzle left", "belly", (-0.045, -0.105, 0.065, 0.055), head=True, depth=0.09, soft=0.02),
-        _mark("muzzle right", "belly", (0.045, -0.105, 0.065, 0.055), head=True, depth=0.09, soft=0.02),
-        _mark(
-            "smile", "nose", (0, -0.115, 0.055, 0.035), head=True, depth=0.10, cut=(0, -0.095, 0.075, 0.036)
-        ),
-        _mark("nose", "pink", (0, -0.065, 0.034, 0.024), head=True, depth=0.11),
-    ),
-    palettes=tuple(
-        {**coat, "iris": iris}
-        for coat in _fur(*_COATS, "f0a860 c06a25 fff0da", "9aa0a8 5b6068 eef0f2", "57463c 3a2d26 8a7767")
-        for iris in ("9ac24a", "e9b33a", "6fb3c9")
-    ),
-    patterns=("stripes", "stripes", "plain", "patches"),
-)
-
-_DOG = Rig(
-    head=((0.10, 0.73), (0.33, 0.44)),
-    parts=(
-        _body("tail", "fur", (-0.16, 0.10, -0.44, 0.44, 0.14), (-0.44, 0.18, -0.70, 0.40, 0.13), kind="leaf"),
-        _body("body", "fur", (-0.03, 0.32, 0.24, 0.32), (-0.12, 0.21, 0.43, 0.20), under=0.3),
-        _mark("chest", "belly", (0.09, 0.36, 0.13, 0.22), (0.26, 0.20, 0.13, 0.14), soft=0.07, within="body"),
-        _body("haunch", "fur", (-0.14, 0.18, 0.21, 0.18), (-0.34, 0.18, 0.22, 0.175), under=0.18),
-        _body("hind paw", "fur", (-0.08, 0.05, 0.15, 0.055), (-0.20, 0.05, 0.16, 0.055)),
-        _body("far leg", "fur", (0.05, 0.18, 0.07, 0.17), (0.26, 0.075, 0.18, 0.06)),
-        _body("near leg", "fur", (0.17, 0.19, 0.075, 0.19), (0.36, 0.055, 0.21, 0.065)),
-        _body("far paw", "belly", (0.08, 0.045, 0.095, 0.047), (0.46, 0.065, 0.08, 0.045), coat=False),
-        _body("near paw", "belly", (0.21, 0.045, 0.105, 0.05), (0.55, 0.05, 0.09, 0.05), coat=False),
-        _mark("collar", "collar", (0.07, 0.535, 0.19, 0.05, 4), (0.28, 0.265, 0.16, 0.05, 4), volume=0.6),
-        _body("skull", "fur", (0, 0.02, 0.215, 0.205), head=True, under=0.4),
-        _mark(
-            "eye patch",
-            "mark",
-            (0.10, 0.06, 0.095, 0.12),
-            head=True,
-            depth=0.03,
-            soft=0.02,
-            within="skull",
-            chance=0.5,
-        ),
-        _mark("blaze", "belly", (0, 0.08, 0.05, 0.16), head=True, depth=0.06, soft=0.03, within="skull"),
-        _body("muzzle", "belly", (0, -0.10, 0.145, 0.12), head=True, depth=0.10, under=0.25, coat=False),
-        _mark(
-            "tongue",
-            "tongue",
-            (0.0, -0.19, 0.042, 0.075),
-            head=True,
-            depth=0.10,
-            chance=0.6,
-            solid=True,
-            group="tongue",
-        ),
-        _mark("smile", "nose", (0, -0.13, 0.085, 0.055), head=True, depth=0.11, cut=(0, -0.105, 0.11, 0.058)),
-        _mark("nose", "dark", (0, -0.035, 0.062, 0.045), head=True, depth=0.14),
-        _mark("nose glint", "glint", (0.012, -0.02, 0.02, 0.011), head=True, depth=0.14, opacity=0.7),
-        *_eyes(0.088, 0.055, 0.040, 0.047, 0.05),
-        _body(
-            "left ear",
-            "mark",
-            (-0.205, 0.0, 0.070, 0.185, -16),
-            head=True,
-            depth=-0.02,
-            under=0.3,
-            coat=False,
-            volume=0.8,
-        ),
-        _body(
-            "right ear",
-            "mark",
-            (0.205, 0.0, 0.070, 0.185, 16),
-            head=True,
-            depth=0.045,
-            under=0.3,
-            coat=False,
-            volume=0.8,
-        ),
-    ),
-    palettes=tuple(
-        {**coat, "collar": collar, "tongue": "e2767a"}
-        for coat in _fur(*_COATS)
-        for collar in ("b5473c", "3f7a78", "c9a23c")
-    ),
-    patterns=("plain", "plain", "patches", "spots"),
-)
-
-_RABBIT = Rig(
-    head=((0.13, 0.52), (0.30, 0.40)),
-    parts=(
-        _body("tail", "white", (-0.29, 0.14, 0.10, 0.10), (-0.42, 0.16, 0.10, 0.10), coat=False),
-        _body("body", "fur", (-0.05, 0.25, 0.27, 0.25), (-0.10, 0.20, 0.36, 0.20), under=0.3),
-        _body("haunch", "fur", (-0.12, 0.17, 0.19, 0.17), (-0.24, 0.16, 0.20, 0.16), under=0.2),
-        _mark("chest", "belly", (0.12, 0.24, 0.11, 0.17), (0.20, 0.18, 0.12, 0.13), soft=0.07, within="body"),
-        _body("hind foot", "fur", (-0.06, 0.04, 0.17, 0.045), (-0.14, 0.04, 0.18, 0.045), under=0.2),
-        _body("far paw", "belly", (0.10, 0.06, 0.055, 0.06), (0.26, 0.05, 0.09, 0.045), coat=False),
-        _body("near paw", "belly", (0.20, 0.06, 0.06, 0.065), (0.34, 0.045, 0.10, 0.045), coat=False),
-        _body(
-            "far ear",
-            "fur",
-            (-0.05, 0.34, 0.065, 0.25, 10),
-            (-0.12, 0.30, 0.065, 0.25, 34),
-            head=True,
-            depth=-0.04,
-            under=0.1,
-        ),
-        _mark(
-            "far inner",
-            "pink",
-            (-0.05, 0.34, 0.034, 0.19, 10),
-            (-0.12, 0.30, 0.034, 0.19, 34),
-            head=True,
-            depth=-0.035,
-        ),
-        _body(
-            "near ear",
-            "fur",
-            (0.09, 0.34, 0.068, 0.25, -10),
-            (0.02, 0.33, 0.068, 0.25, 16),
-            head=True,
-            depth=-0.04,
-            under=0.25,
-        ),
-        _mark(
-            "near inner",
-            "pink",
-            (0.09, 0.34, 0.036, 0.19, -10),
-            (0.02, 0.33, 0.036, 0.19, 16),
-            head=True,
-            depth=-0.035,
-        ),
-        _body("skull", "fur", (0, 0.0, 0.185, 0.165), head=True, under=0.4),
-        _body("cheeks", "fur", (0, -0.05, 0.20, 0.125), head=True, under=0.0, volume=0.7),
-        *_eyes(0.088, 0.025, 0.038, 0.047, 0.045),
-        _mark("muzzle left", "belly", (-0.04, -0.085, 0.06, 0.055), head=True, depth=0.09, soft=0.02),
-        _mark("muzzle right", "belly", (0.04, -0.085, 0.06, 0.055), head=True, depth=0.09, soft=0.02),
-        _mark("teeth", "glint", (0.0, -0.125, 0.02, 0.022), head=True, depth=0.10),
-        _mark("smile", "nose", (0, -0.10, 0.05, 0.03), head=True, depth=0.10, cut=(0, -0.084, 0.066, 0.031)),
-        _mark("nose", "pink", (0, -0.05, 0.032, 0.023), head=True, depth=0.11),
-    ),
-    palettes=_fur(*_COATS, "fbf3e6 d8bfa0 ffffff", "a58a76 6f5a4b efe2d4"),
-    hair=0.011,
-    patterns=("plain", "plain", "patches"),
-)
-
-_SPIKES = tuple(
-    _body(f"spike {i}", "mark", rest, kind="leaf", volume=0.3, under=0.1)
-    for i, rest in enumerate(
-        (
-            round(-0.07 + 0.28 * c, 4),
-            round(0.20 + 0.24 * s, 4),
-            round(-0.07 + r * 0.50 * c - 0.02, 4),
-            round(max(0.03, 0.20 + r * 0.42 * s), 4),
-            0.12,
-        )
-        for c, s, r in (
-            (-0.99, -0.10, 1.0), (-0.98, 0.17, 1.04), (-0.90, 0.42, 1.0), (-0.77, 0.64, 1.05), (-0.57, 0.82, 1.0),
-            (-0.34, 0.94, 1.05), (-0.09, 1.0, 1.0), (0.17, 0.98, 1.05), (0.42, 0.91, 1.0), (0.64, 0.77, 1.03),
-        )
-    )
-)  # fmt: skip
-
-_HEDGEHOG = Rig(
-    head=((0.36, 0.19), (0.34, 0.26)),
-    parts=(
-        *_SPIKES,
-        _body("far foot", "skin", (0.22, 0.04, 0.07, 0.045), coat=False),
-        _body("hind foot", "skin", (-0.26, 0.04, 0.08, 0.045), coat=False),
-        _body("dome", "spikes", (-0.06, 0.27, 0.37, 0.27), under=0.0, volume=1.1),
-        _body(
-            "belly",
-            "belly",
-            (0.06, 0.13, 0.30, 0.11),
-            (0.05, 0.13, 0.30, 0.11),
-            coat=False,
-            under=0.25,
-            volume=0.8,
-        ),
-        _body("near foot", "skin", (0.13, 0.04, 0.075, 0.045), coat=False),
-        _body("ear", "skin", (-0.08, 0.12, 0.065, 0.07), head=True, coat=False, under=0.25),
-        _body("face", "belly", (0, 0.0, 0.17, 0.145), head=True, coat=False, under=0.35),
-        _body(
-            "snout",
-            "belly",
-            (0.0, -0.02, 0.32, 0.0, 0.17),
-            (0.0, -0.02, 0.32, 0.03, 0.17),
-            kind="leaf",
-            head=True,
-            coat=False,
-            under=0.0,
-        ),
-        _mark("cheek", "pink", (0.03, -0.05, 0.055, 0.045), head=True, soft=0.05, opacity=0.7),
-        _mark("nose", "dark", (0.285, 0.0, 0.043, 0.04), (0.285, 0.025, 0.043, 0.04), head=True, solid=True),
-        _mark("nose glint", "glint", (0.295, 0.014, 0.014, 0.011), head=True),
-        _mark("eye", "dark", (0.075, 0.045, 0.042, 0.047), head=True),
-        _mark("glint", "glint", (0.088, 0.062, 0.014, 0.015), head=True),
-        _mark(
-            "smile",
-            "nose",
-            (0.13, -0.055, 0.06, 0.035),
-            head=True,
-            cut=(0.125, -0.04, 0.075, 0.036),
-            opacity=0.8,
-        ),
-    ),
-    palettes=tuple(
-        dict(zip(("spikes", "fur", "mark", "belly", "skin"), row.split(), strict=True))
-        for row in (
-            "6a4a34 6a4a34 4a3222 f0d6b0 c99a78",
-            "8a6a4c 8a6a4c 644a34 f8e6c8 d8a888",
-            "57504c 57504c 38322f e6dccf b59a8c",
-            "b08a5c b08a5c 7d5c38 fdf0d8 dcae90",
-            "c9b8a4 c9b8a4 93806c fff4e4 e0b8a4",
-        )
-    ),
-    hair=0.016,
-    patterns=("quills",),
-    turn=(0.0, 0.0),
-    nod=7.0,
-)
-
-_PARROT = Rig(
-    head=((0.08, 0.80), (0.16, 0.76)),
-    parts=(
-        _body(
-            "tail",
-            "tail",
-            (-0.06, 0.36, -0.44, -0.06, 0.15),
-            (-0.10, 0.34, -0.60, 0.05, 0.15),
-            kind="leaf",
-            coat=False,
-        ),
-        _body(
-            "tail 2",
-            "wing",
-            (-0.02, 0.36, -0.32, -0.05, 0.13),
-            (-0.06, 0.34, -0.48, 0.01, 0.13),
-            kind="leaf",
-            coat=False,
-        ),
-        _body("far foot", "beak", (0.11, 0.035, 0.075, 0.035), coat=False),
-        _body("near foot", "beak", (0.0, 0.035, 0.08, 0.035), coat=False),
-        _body("body", "fur", (0.0, 0.40, 0.20, 0.36, 8), (0.0, 0.38, 0.20, 0.36, 22), under=0.3),
-        _mark(
-            "chest",
-            "belly",
-            (0.09, 0.42, 0.10, 0.25, 8),
-            (0.11, 0.38, 0.10, 0.25, 22),
-            soft=0.06,
-            within="body",
-        ),
-        _body(
-            "wing",
-            "wing",
-            (-0.02, 0.66, -0.19, 0.12, 0.26),
-            (0.0, 0.63, -0.27, 0.13, 0.26),
-            kind="leaf",
-            coat=False,
-            under=0.3,
-        ),
-        _mark(
-            "band",
-            "band",
-            (-0.10, 0.40, 0.16, 0.045, -14),
-            (-0.12, 0.39, 0.16, 0.045, -4),
-            within="wing",
-            soft=0.012,
-        ),
-        _mark(
-            "band 2",
-            "tail",
-            (-0.13, 0.28, 0.16, 0.05, -14),
-            (-0.18, 0.27, 0.16, 0.05, -4),
-            within="wing",
-            soft=0.012,
-        ),
-        _body(
-            "crest",
-            "band",
-            (-0.06, 0.08, -0.22, 0.27, 0.10),
-            kind="leaf",
-            head=True,
-            coat=False,
-            chance=0.5,
-            group="crest",
-            under=0.0,
-        ),
-        _body(
-            "crest 2",
-            "band",
-            (-0.01, 0.10, -0.10, 0.32, 0.10),
-            kind="leaf",
-            head=True,
-            coat=False,
-            chance=0.5,
-            group="crest",
-            under=0.0,
-        ),
-        _body("lower beak", "dark", (0.15, -0.085, 0.055, 0.05), head=True, coat=False),
-        _body("skull", "fur", (0, 0.0, 0.175, 0.17), head=True, under=0.35),
-        _mark("cheek", "white", (0.055, -0.01, 0.085, 0.09), head=True, soft=0.015, within="skull"),
-        _body(
-            "beak",
-            "beak",
-            (0.175, -0.02, 0.115, 0.125, -20),
-            head=True,
-            coat=False,
-            under=0.25,
-            cut=(0.10, -0.15, 0.11, 0.11, 0),
-        ),
-        _mark("eye", "dark", (0.055, 0.03, 0.042, 0.045), head=True),
-        _mark("iris", "band", (0.055, 0.03, 0.035, 0.037), head=True),
-        _mark("pupil", "dark", (0.058, 0.03, 0.023, 0.026), head=True),
-        _mark("glint", "glint", (0.068, 0.046, 0.012, 0.013), head=True),
-    ),
-    palettes=tuple(
-        dict(zip(("fur", "mark", "belly", "wing", "tail", "band", "beak"), row.split(), strict=True))
-        for row in (
-            "d8453a a82f2a e8703f 3f77b5 2c5690 f2c23e 4a4541",
-            "4f9e4a 377a3c a5c94e 2f7f5a d0503c e9c94a e8b04a",
-            "3f7fc0 2c5f9c f2c444 2f62a5 24508a f0b53a 3f3b38",
-            "f0c94a cf9f30 fbe38a 7fb04a 5a8f3c e8703f d98a3a",
-            "efe7da d5c8b4 fff9ee dccfba e8b77a f2c95a 5a544e",
-            "9aa2aa 767e86 c9ced2 6d757d c8453a dfe3e6 48443f",
-        )
-    ),
-    hair=0.005,
-    patterns=("feathers",),
-    turn=(0.0, 0.0),
-    tilt=8.0,
-)
-
-_DUCK = Rig(
-    head=((0.24, 0.70), (0.22, 0.55)),
-    parts=(
-        _body("tail", "fur", (-0.26, 0.30, -0.54, 0.56, 0.24), (-0.28, 0.22, -0.56, 0.44, 0.24), kind="leaf"),
-        _body("far foot", "beak", (0.10, 0.03, 0.10, 0.03), (0.10, 0.03, 0.06, 0.02), coat=False),
-        _body("near foot", "beak", (-0.02, 0.03, 0.11, 0.033), (0.0, 0.03, 0.06, 0.02), coat=False),
-        _body("far leg", "beak", (0.06, 0.09, 0.028, 0.07), (0.06, 0.09, 0.028, 0.05), coat=False),
-        _body("near leg", "beak", (-0.06, 0.09, 0.03, 0.07), (-0.05, 0.09, 0.03, 0.05), coat=False),
-        _body(
-            "neck", "neck", (0.20, 0.48, 0.12, 0.22, -8), (0.18, 0.38, 0.13, 0.19, -8), coat=False, under=0.1
-        ),
-        _body("body", "fur", (-0.06, 0.31, 0.36, 0.21, 4), (-0.06, 0.20, 0.38, 0.20, 4), under=0.2),
-        _mark("chest", "belly", (0.12, 0.24, 0.17, 0.12), (0.12, 0.13, 0.17, 0.10), soft=0.08, within="body"),
-        _body(
-            "wing",
-            "wing",
-            (0.17, 0.36, -0.40, 0.38, 0.26),
-            (0.17, 0.25, -0.40, 0.28, 0.26),
-            kind="leaf",
-            under=0.3,
-        ),
-        _mark(
-            "wing edge",
-            "mark",
-            (-0.16, 0.30, 0.25, 0.05, 8),
-            (-0.16, 0.19, 0.25, 0.05, 8),
-            within="wing",
-            soft=0.03,
-            opacity=0.8,
-        ),
-        _mark(
-            "ring",
-            "belly",
-            (0.20, 0.54, 0.16, 0.028, -6),
-            (0.19, 0.41, 0.17, 0.028, -6),
-            within="neck",
-            chance=0.5,
-        ),
-        _body("lower bill", "bill2", (0.20, -0.075, 0.13, 0.035, -4), head=True, coat=False),
-        _body("skull", "neck", (0, 0.0, 0.18, 0.17), head=True, under=0.25, coat=False),
-        _body("bill", "beak", (0.20, -0.025, 0.16, 0.055, -8), head=True, coat=False, under=0.25),
-        _mark("nostril", "bill2", (0.19, -0.002, 0.022, 0.011, -8), head=True),
-        _mark("cheek", "pink", (0.05, -0.06, 0.05, 0.035), head=True, soft=0.04, opacity=0.6),
-        _mark("eye", "dark", (0.06, 0.045, 0.037, 0.045), head=True),
-        _mark("glint", "glint", (0.072, 0.062, 0.013, 0.014), head=True),
-    ),
-    palettes=tuple(
-        dict(zip(("fur", "neck", "mark", "belly", "wing", "beak", "bill2"), row.split(), strict=True))
-        for row in (
-            "f6d24e f8d95c e0ae34 fdeea6 efc340 ef8a34 c9651f",
-            "fbf4e6 fdf8ee d8c7ac ffffff efe4d0 f09a3c cc7422",
-            "b39a80 3f7a58 7a6450 e6d8c4 97795c e8b83c b98a24",
-            "8f7256 7a5f46 5f4a36 d6bd98 a2835f d98a3a ab6424",
-            "c98a5a f3e2c8 a86c40 fbeedc dba070 e6a23c b87a24",
-        )
-    ),
-    hair=0.004,
-    patterns=("feathers", "plain"),
-    turn=(0.0, 0.0),
-)
-
-_TURTLE = Rig(
-    head=((0.46, 0.30), (0.40, 0.21)),
-    parts=(
-        _body("tail", "skin", (-0.34, 0.12, -0.56, 0.04, 0.09), kind="leaf", coat=False),
-        _body(
-            "far hind leg",
-            "skin",
-            (-0.18, 0.07, 0.09, 0.09),
-            (-0.2, 0.05, 0.12, 0.06),
-            coat=False,
-            volume=0.8,
-        ),
-        _body(
-            "far leg", "skin", (0.29, 0.07, 0.08, 0.09), (0.32, 0.05, 0.12, 0.06, 0), coat=False, volume=0.8
-        ),
-        _body("neck", "skin", (0.34, 0.21, 0.15, 0.09, 32), (0.30, 0.16, 0.14, 0.09, 20), coat=False),
-        _body("skull", "skin", (0, 0.0, 0.14, 0.12), head=True, coat=False, under=0.2),
-        _mark(
-            "smile",
-            "nose",
-            (0.055, -0.045, 0.075, 0.04),
-            head=True,
-            cut=(0.05, -0.025, 0.09, 0.042),
-            opacity=0.8,
-        ),
-        _mark("cheek", "pink", (0.0, -0.035, 0.04, 0.03), head=True, soft=0.035, opacity=0.5),
-        _mark("eye", "dark", (0.05, 0.03, 0.033, 0.04), head=True),
-        _mark("glint", "glint", (0.06, 0.046, 0.012, 0.013), head=True),
-        _body("rim", "mark", (-0.04, 0.16, 0.42, 0.075, -2), coat=False, under=0.3, volume=0.7),
-        _body(
-            "shell",
-            "fur",
-            (-0.04, 0.28, 0.38, 0.26),
-            cut=(-0.04, -0.02, 0.6, 0.17),
-            under=0.0,
-            coat=True,
-            volume=1.1,
-        ),
-        _mark("plate 1", "plate", (-0.05, 0.42, 0.12, 0.075), within="shell", volume=0.8),
-        _mark("plate 2", "plate", (0.16, 0.35, 0.075, 0.085, -28), within="shell", volume=0.8),
-        _mark("plate 3", "plate", (-0.26, 0.35, 0.075, 0.085, 28), within="shell", volume=0.8),
-        _mark("plate 4", "plate", (-0.05, 0.255, 0.10, 0.075), within="shell", volume=0.8),
-        _mark("plate 5", "plate", (0.16, 0.215, 0.085, 0.055, -8), within="shell", volume=0.8),
-        _mark("plate 6", "plate", (-0.26, 0.215, 0.085, 0.055, 8), within="shell", volume=0.8),
-        _mark("plate 7", "plate", (0.29, 0.235, 0.04, 0.055, -30), within="shell", volume=0.8),
-        _mark("plate 8", "plate", (-0.38, 0.235, 0.04, 0.055, 30), within="shell", volume=0.8),
-        _body(
-            "near hind leg",
-            "skin",
-            (-0.28, 0.065, 0.105, 0.09),
-            (-0.34, 0.05, 0.13, 0.06, 10),
-            coat=False,
-            under=0.25,
-            volume=0.8,
-        ),
-        _body(
-            "near leg",
-            "skin",
-            (0.20, 0.065, 0.10, 0.09),
-            (0.24, 0.05, 0.14, 0.06, -6),
-            coat=False,
-            under=0.25,
-            volume=0.8,
-        ),
-    ),
-    palettes=tuple(
-        dict(zip(("fur", "plate", "mark", "skin"), row.split(), strict=True))
-        for row in (
-            "6b7a3a a3a852 8a7a42 a8b562",
-            "7a5a36 b98a4e 94703f b6a060",
-            "4a6a52 7fa070 5f7a55 8fb07a",
-            "8a6a48 d8b070 a8824f d0b884",
-            "9a5a3c d09460 b0704a c9a070",
-        )
-    ),
-    hair=0.0,
-    patterns=("plain", "spots"),
-    turn=(0.0, 0.0),
-    nod=10.0,
-)
-
-_FROG = Rig(
-    head=((0.0, 0.44), (0.0, 0.40)),
-    parts=(
-        _body("left thigh", "fur", (-0.31, 0.17, 0.15, 0.19, 18), (-0.34, 0.15, 0.17, 0.17, 24), volume=0.9),
-        _body("right thigh", "fur", (0.31, 0.17, 0.15, 0.19, -18), (0.34, 0.15, 0.17, 0.17, -24), volume=0.9),
-        _body("left foot", "fur", (-0.33, 0.035, 0.17, 0.038), (-0.38, 0.035, 0.18, 0.038), under=0.15),
-        _body("right foot", "fur", (0.33, 0.035, 0.17, 0.038), (0.38, 0.035, 0.18, 0.038), under=0.15),
-        _body("body", "fur", (0, 0.27, 0.30, 0.26), (0, 0.24, 0.33, 0.23), under=0.2),
-        _mark("belly", "belly", (0, 0.19, 0.21, 0.17), (0, 0.16, 0.23, 0.15), soft=0.05, within="body"),
-        _body("left arm", "fur", (-0.15, 0.15, 0.055, 0.14, -6), (-0.17, 0.13, 0.055, 0.12, -8)),
-        _body("right arm", "fur", (0.15, 0.15, 0.055, 0.14, 6), (0.17, 0.13, 0.055, 0.12, 8)),
-        _body("left hand", "fur", (-0.16, 0.03, 0.085, 0.033), (-0.18, 0.03, 0.09, 0.033)),
-        _body("right hand", "fur", (0.16, 0.03, 0.085, 0.033), (0.18, 0.03, 0.09, 0.033)),
-        _body("left bump", "fur", (-0.17, 0.15, 0.115, 0.12), head=True, depth=0.0, under=0.0),
-        _body("right bump", "fur", (0.17, 0.15, 0.115, 0.12), head=True, depth=0.0, under=0.0),
-        _body("skull", "fur", (0, 0.0, 0.32, 0.19), head=True, under=0.35),
-        _mark("throat", "belly", (0, -0.13, 0.23, 0.08), head=True, depth=0.03, soft=0.05, within="skull"),
-        _mark(
-            "smile",
-            "nose",
-            (0, -0.02, 0.235, 0.115),
-            head=True,
-            depth=0.03,
-            cut=(0, 0.02, 0.27, 0.14),
-            within="skull",
-        ),
-        _mark(
-            "left cheek", "pink", (-0.22, -0.035, 0.05, 0.035), head=True, depth=0.02, soft=0.04, opacity=0.7
-        ),
-        _mark(
-            "right cheek", "pink", (0.22, -0.035, 0.05, 0.035), head=True, depth=0.02, soft=0.04, opacity=0.7
-        ),
-        _mark("left nostril", "nose", (-0.03, 0.055, 0.012, 0.01), head=True, depth=0.05),
-        _mark("right nostril", "nose", (0.03, 0.055, 0.012, 0.01), head=True, depth=0.05),
-        *(
-            part
-            for side, at in (("left", -0.17), ("right", 0.17))
-            for part in (
-                _mark(f"{side} eyeball", "iris", (at, 0.165, 0.085, 0.09), head=True, depth=0.02, volume=0.5),
-                _mark(f"{side} pupil", "dark", (at, 0.165, 0.055, 0.05), head=True, depth=0.04),
-                _mark(f"{side} glint", "glint", (at + 0.02, 0.19, 0.018, 0.018), head=True, depth=0.04),
-            )
-        ),
-    ),
-    palettes=tuple(
-        dict(zip(("fur", "mark", "belly", "iris"), row.split(), strict=True))
-        for row in (
-            "79b04a 4d8038 e9eeb4 f6d968",
-            "5f9a58 3f6e42 dfe8bc f2e6a0",
-            "a8b04a 74783a f4efc0 f0b848",
-            "b5834a 80582f f3e2bc f2d478",
-            "5fa596 3c766c e2efdf f7dc7a",
-            "d0a03e 94682a fbeec4 fbf0c8",
-        )
-    ),
-    hair=0.0,
-    patterns=("spots", "patches", "plain"),
-    turn=(-0.6, 1.0),
-    tilt=7.0,
-)
-
-RIGS = {
-    "cat": _CAT,
-    "dog": _DOG,
-    "duck": _DUCK,
-    "frog": _FROG,
-    "hedgehog": _HEDGEHOG,
-    "parrot": _PARROT,
-    "rabbit": _RABBIT,
-    "turtle": _TURTLE,
-}
-
-# stripe weight, cloud weight, threshold, sharpness, stripes across, stripes along, cloud texels per unit
-_PATTERNS = {
-    "plain": (0.0, 0.0, 9.0, 1.0, 1.0, 0.0, 120.0),
-    "stripes": (1.0, 0.0, 0.62, 4.0, 4.6, 3.2, 220.0),
-    "patches": (0.0, 1.0, 0.62, 14.0, 1.0, 0.0, 150.0),
-    "spots": (0.0, 1.0, 0.72, 11.0, 1.0, 0.0, 400.0),
-    "quills": (0.9, 0.35, 0.70, 2.6, 7.0, -9.0, 500.0),
-    "feathers": (0.6, 0.45, 0.78, 2.2, 5.0, 8.0, 400.0),
-}
+_SHADE_REACH = 0.075  # how far the shade of a part falls on those beneath, in the animal's units
 
 
 @dataclass
 class Figures:
-    """M animals of one species in their poses, at unit size, standing on (0, 0), y up.
+    """M animals of one species in their poses, at unit size, standing on (0, 0), y up, facing +x.
 
-    ellipses: float64 [M, R, 5], centre x, centre y, radius x, radius y, degrees; the rows of `_Table`.
-    bounds: float64 [M, 4], left, right, bottom, top of the outline. colours: {key: float64 [M, 3]}.
-    pattern: float64 [M, 7] as in `_PATTERNS`; offset: float64 [M, 2], where in the texture the coat starts.
-    facing: float64 [M], +1 to the right or -1.
+    rows: float64 [M, R, 5], centre x, centre y, radius x, radius y, degrees of the rows of `_Table`.
+    reach: float64 [M, R, 4], left, right, bottom, top of what each row's part can cover.
+    bounds: float64 [M, 4], left, right, bottom, top of the outline once the animal faces where it does.
+    colours: {key: float64 [M, 3]}. pattern: float64 [M, 7] as in `PATTERNS`; coat: float64 [M, 2], where
+    in the texture the coat starts. facing: float64 [M], +1 to the right or -1. stance: float64 [M], 0 to 1.
     """
 
     species: str
-    ellipses: Tensor
+    rows: Tensor
+    reach: Tensor
     bounds: Tensor
     colours: dict[str, Tensor]
     pattern: Tensor
-    offset: Tensor
+    coat: Tensor
     facing: Tensor
+    stance: Tensor
 
     def at(self, chosen: Tensor) -> "Figures":
         """The animals of these positions, int64 [K]."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return Figures(
-            self.species,
-            self.ellipses[chosen],
-            self.bounds[chosen],
-            {key: value[chosen] for key, value in self.colours.items()},
-            self.pattern[chosen],
-            self.offset[chosen],
-            self.facing[chosen],
+            **{key: value[chosen] if isinstance(value, Tensor) else value for key, value in values.items()}
+            | {"colours": {key: value[chosen] for key, value in self.colours.items()}}
         )
 
 
@@ -793,120 +102,121 @@ def _table(species: str) -> _Table:
     )
 
 
+def _of_rows(species: str, leaves: bool, read) -> Tensor:
+    """A property of the parts, float64, one value for each ellipse row or each leaf."""
+    table = _table(species)
+    owner = table.leaf_owner if leaves else table.ellipse_owner
+    return torch.tensor([read(RIGS[species].parts[i]) for i in owner], dtype=torch.float64)
+
+
 def pose(species: str, dice: Dice) -> Figures:
     """Throw the dice for animals of one species: pose, build, direction, colours and coat."""
     rig, table = RIGS[species], _table(species)
-
-    def each(values: Tensor) -> Tensor:
-        return values[:, None]
-
     stance = dice.one("stance")
     stance = torch.where(stance < 0.5, stance * 0.3, 1 - (1 - stance) * 0.3)  # seldom half way
-    turn, plump = dice.one("turn", *rig.turn), dice.one("plump", *rig.plump)
-    size, nod = dice.one("head", *rig.big_head), dice.one("nod", -rig.nod, rig.nod)
-    lean = dice.one("lean", -rig.tilt, rig.tilt)
     facing = torch.where(dice.one("facing") < 0.5, -1.0, 1.0).double()
-
-    heads = table.heads[0] + stance[:, None] * (table.heads[1] - table.heads[0])  # [M, 2]
+    turn, plump, size = (
+        dice.one("turn", *rig.turn),
+        dice.one("plump", *rig.plump),
+        dice.one("head", *rig.big_head),
+    )
+    nod, lean = dice.one("nod", -rig.nod, rig.nod), dice.one("lean", -rig.tilt, rig.tilt)
+    neck = table.heads[0] + stance[:, None] * (table.heads[1] - table.heads[0])
     present = torch.stack([dice.one(part.group or part.name) < part.chance for part in rig.parts], 1)
-    ears = dice.one("ears", 0.9, 1.12)
 
-    def flags(owner: tuple[int, ...], read) -> Tensor:
-        return torch.tensor([read(rig.parts[i]) for i in owner], dtype=torch.float64)
+    turn, plump, size, nod, lean, neck_x, neck_y = (
+        value[:, None] for value in (turn, plump, size, nod, lean, neck[:, 0] * plump, neck[:, 1])
+    )
+    nod_cos, nod_sin = rotation(nod)
+    lean_cos, lean_sin = rotation(lean)
 
     def join(x: Tensor, y: Tensor, on_head: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-        """From a part's own coordinates to the leaning, facing animal's."""
-        cos, sin = rotation(nod)
-        turned = x + each(turn) * depth
-        hx = each(heads[:, 0] * plump) + each(size) * (turned * each(cos) - y * each(sin))
-        hy = each(heads[:, 1]) + each(size) * (turned * each(sin) + y * each(cos))
-        x = torch.where(on_head > 0, hx, x * each(plump))
-        y = torch.where(on_head > 0, hy, y)
-        cos, sin = rotation(lean)
-        x, y = x * each(cos) - y * each(sin), x * each(sin) + y * each(cos)
-        return x * each(facing), y
+        """From a part's own coordinates to the leaning animal's."""
+        turned = x + turn * depth
+        head_x = neck_x + size * (turned * nod_cos - y * nod_sin)
+        head_y = neck_y + size * (turned * nod_sin + y * nod_cos)
+        x, y = torch.where(on_head, head_x, x * plump), torch.where(on_head, head_y, y)
+        return x * lean_cos - y * lean_sin, x * lean_sin + y * lean_cos
 
-    between = table.ellipses[0] + stance[:, None, None] * (table.ellipses[1] - table.ellipses[0])
-    on_head = flags(table.ellipse_owner, lambda part: part.head)
-    x, y = join(
-        between[..., 0], between[..., 1], on_head, flags(table.ellipse_owner, lambda part: part.depth)
+    # ellipses
+    owner = list(table.ellipse_owner)
+    at = table.ellipses[0] + stance[:, None, None] * (table.ellipses[1] - table.ellipses[0])
+    on_head = _of_rows(species, False, lambda part: part.head) > 0
+    x, y = join(at[..., 0], at[..., 1], on_head, _of_rows(species, False, lambda part: part.depth))
+    seen = torch.where(present[:, owner], 1.0, 1e-3)
+    rx, ry = (
+        at[..., 2] * torch.where(on_head, size, plump) * seen,
+        at[..., 3] * torch.where(on_head, size, 1.0) * seen,
     )
-    grow = torch.where(on_head > 0, each(size), 1.0)
-    seen = torch.where(present[:, list(table.ellipse_owner)], 1.0, 1e-3)
-    rx = between[..., 2] * torch.where(on_head > 0, each(size), each(plump)) * seen
-    ry = between[..., 3] * grow * seen
-    degrees = (between[..., 4] + each(lean) + on_head * each(nod)) * each(facing)
+    degrees = at[..., 4] + lean + on_head * nod
     rows = [torch.stack([x, y, rx, ry, degrees], 2)]
-
-    solid = flags(table.ellipse_owner, lambda part: part.solid) > 0
-    is_cut = torch.tensor([r in table.cut_row for r in range(len(table.ellipse_owner))])
-    outline = (solid & ~is_cut)[None] & present[:, list(table.ellipse_owner)]
     cos, sin = rotation(degrees)
-    reach_x = (rx * rx * cos * cos + ry * ry * sin * sin).sqrt()
-    reach_y = (rx * rx * sin * sin + ry * ry * cos * cos).sqrt()
-    edges = [(x - reach_x, x + reach_x, y - reach_y, y + reach_y, outline)]
+    across, up = (
+        (rx * rx * cos * cos + ry * ry * sin * sin).sqrt(),
+        (rx * rx * sin * sin + ry * ry * cos * cos).sqrt(),
+    )
+    reach = [torch.stack([x - across, x + across, y - up, y + up], 2)]
 
-    if table.leaf_owner:
-        between = table.leaves[0] + stance[:, None, None] * (table.leaves[1] - table.leaves[0])
-        on_head = flags(table.leaf_owner, lambda part: part.head)
-        depth = flags(table.leaf_owner, lambda part: part.depth)
-        is_ear = torch.tensor(
-            ["ear" in rig.parts[i].name or "inner" in rig.parts[i].name for i in table.leaf_owner]
-        )
-        long = torch.where(is_ear, each(ears), 1.0)
-        foot_x, foot_y = join(between[..., 0], between[..., 1], on_head, depth)
+    if table.leaf_owner:  # each the overlap of two discs
+        owner = list(table.leaf_owner)
+        at = table.leaves[0] + stance[:, None, None] * (table.leaves[1] - table.leaves[0])
+        on_head = _of_rows(species, True, lambda part: part.head) > 0
+        depth = _of_rows(species, True, lambda part: part.depth)
+        ear = _of_rows(species, True, lambda part: "ear" in part.name or "inner" in part.name) > 0
+        long = torch.where(ear, dice.one("ears", 0.9, 1.12)[:, None], 1.0)
+        foot_x, foot_y = join(at[..., 0], at[..., 1], on_head, depth)
         tip_x, tip_y = join(
-            between[..., 0] + (between[..., 2] - between[..., 0]) * long,
-            between[..., 1] + (between[..., 3] - between[..., 1]) * long,
+            at[..., 0] + (at[..., 2] - at[..., 0]) * long,
+            at[..., 1] + (at[..., 3] - at[..., 1]) * long,
             on_head,
             depth,
         )
-        seen = present[:, list(table.leaf_owner)]
-        width = between[..., 4] * torch.where(on_head > 0, each(size), 1.0)
+        seen = present[:, owner]
         tip_x, tip_y = torch.where(seen, tip_x, foot_x + 1e-3), torch.where(seen, tip_y, foot_y)
-        width = torch.where(seen, width, 1e-3)
-        ax, ay = tip_x - foot_x, tip_y - foot_y
-        length = (ax * ax + ay * ay).sqrt()
+        width = torch.where(seen, at[..., 4] * torch.where(on_head, size, 1.0), 1e-3)
+        along_x, along_y = tip_x - foot_x, tip_y - foot_y
+        length = (along_x * along_x + along_y * along_y).sqrt()
         radius = (length * length + width * width) / (4 * width)
-        away = radius - width / 2
-        mid_x, mid_y, nx, ny = (foot_x + tip_x) / 2, (foot_y + tip_y) / 2, -ay / length, ax / length
+        x, y, off = (foot_x + tip_x) / 2, (foot_y + tip_y) / 2, (radius - width / 2) / length
         zero = torch.zeros_like(radius)
-        circles = [
-            torch.stack([mid_x + side * nx * away, mid_y + side * ny * away, radius, radius, zero], 2)
+        discs = [
+            torch.stack([x - side * along_y * off, y + side * along_x * off, radius, radius, zero], 2)
             for side in (1, -1)
         ]
-        rows.append(torch.stack(circles, 2).flatten(1, 2))
-        solid = (flags(table.leaf_owner, lambda part: part.solid) > 0)[None] & seen
-        bulge_x, bulge_y = (nx * width / 2).abs(), (ny * width / 2).abs()
-        edges.append(
-            (
-                torch.minimum(torch.minimum(foot_x, tip_x), mid_x - bulge_x),
-                torch.maximum(torch.maximum(foot_x, tip_x), mid_x + bulge_x),
-                torch.minimum(torch.minimum(foot_y, tip_y), mid_y - bulge_y),
-                torch.maximum(torch.maximum(foot_y, tip_y), mid_y + bulge_y),
-                solid,
-            )
-        )
+        rows.append(torch.stack(discs, 2).flatten(1, 2))
+        across = torch.maximum(along_x.abs() / 2, along_y.abs() / length * width / 2)
+        up = torch.maximum(along_y.abs() / 2, along_x.abs() / length * width / 2)
+        box = torch.stack([x - across, x + across, y - up, y + up], 2)
+        reach.append(box.repeat_interleave(2, 1))
 
-    low_x, high_x, low_y, high_y, counts = (torch.cat(values, 1) for values in zip(*edges, strict=True))
-    far = torch.tensor(9.0, dtype=torch.float64)
+    rows, reach = torch.cat(rows, 1), torch.cat(reach, 1)
+    outline = [row for part, row in zip(rig.parts, table.row, strict=True) if part.solid]
+    left, right, bottom, top = reach[:, outline].unbind(2)
+    left, right, bottom, top = left.amin(1), right.amax(1), bottom.amin(1), top.amax(1)
+    rows[..., 1] -= bottom[:, None]  # it stands on the ground
+    reach[..., 2:] -= bottom[:, None, None]
+    ahead = facing > 0
     bounds = torch.stack(
         [
-            torch.where(counts, low_x, far).amin(1),
-            torch.where(counts, high_x, -far).amax(1),
-            torch.where(counts, low_y, far).amin(1),
-            torch.where(counts, high_y, -far).amax(1),
+            torch.where(ahead, left, -right),
+            torch.where(ahead, right, -left),
+            torch.zeros_like(left),
+            top - bottom,
         ],
         1,
     )
-    ellipses = torch.cat(rows, 1)
-    ellipses[..., 1] -= bounds[:, 2:3]
-    bounds[:, 2:] -= bounds[:, 2:3].clone()
-
-    coat = dice.pick("pattern", len(rig.patterns))
-    pattern = torch.tensor([_PATTERNS[name] for name in rig.patterns], dtype=torch.float64)[coat]
+    patterns = torch.tensor([PATTERNS[name] for name in rig.patterns], dtype=torch.float64)
+    pattern = patterns[dice.pick("pattern", len(patterns))]
     return Figures(
-        species, ellipses, bounds, _colours(species, dice), pattern, dice("coat x", "coat y"), facing
+        species,
+        rows,
+        reach,
+        bounds,
+        _colours(species, dice),
+        pattern,
+        dice("coat x", "coat y"),
+        facing,
+        stance,
     )
 
 
@@ -915,141 +225,227 @@ def _colours(species: str, dice: Dice) -> dict[str, Tensor]:
     palettes = RIGS[species].palettes
     chosen = dice.pick("palette", len(palettes))
     shift = 0.07 * (dice.one("bright")[:, None] - 0.55) + 0.025 * (2 * dice("red", "green", "blue") - 1)
-    found = {key: colours(code).expand(len(chosen), 3) for key, code in _COMMON.items()}
+    found = {key: colours(code).expand(len(chosen), 3) for key, code in COMMON.items()}
     for key in palettes[0]:
         found[key] = (colours(*(palette[key] for palette in palettes))[chosen] + shift).clamp(0, 1)
     return found
 
 
-def draw(
-    figures: Figures,
-    centre: Tensor,
-    scale: Tensor,
-    light: Tensor,
-    rows: Tensor,
-    cols: Tensor,
-    shape: tuple[int, int],
-) -> tuple[Tensor, Tensor]:
-    """Paint each animal into its own window of the picture.
+@dataclass
+class Drawn:
+    """Animals painted in windows of their pictures, of one size.
+
+    colour: float32 [M, 3, h, w], already multiplied by `cover`; cover: float32 [M, 1, h, w] in 0 to 1; top,
+    left: the window's first row and column in the picture, ints that may lie outside of it.
+    """
+
+    colour: Tensor
+    cover: Tensor
+    top: list[int]
+    left: list[int]
+
+
+def draw(figures: Figures, centre: Tensor, scale: Tensor, light: Tensor, device: torch.device) -> Drawn:
+    """Paint animals of one species, each in its own window.
 
     centre: float64 [M, 2], where (0, 0) of the animal lies, in pixels (x, y down); scale: float64 [M],
-    pixels per unit; light: float64 [M], where the light comes from, -1 (left) to 1; rows, cols: int64
-    [M], the window's upper left pixel; shape: the windows' height and width.
-    Returns colours float32 [M, 3, h, w] and coverage float32 [M, 1, h, w] in 0 to 1, on `rows`' device.
+    pixels per unit; light: float64 [M], where the light comes from, -1 (left) to 1.
+    It is fastest for animals of like size and stance: a part is painted in the smallest window that holds
+    it in all of them. What is painted does not depend on the other animals.
     """
-    rig, table, device = RIGS[figures.species], _table(figures.species), rows.device
-    height, width = shape
-    x, y, rx, ry, degrees = figures.ellipses.unbind(2)
-    scale_ = scale[:, None]
-    x0, y0 = centre[:, :1] + x * scale_, centre[:, 1:] - y * scale_
-    rx, ry = (rx * scale_).clamp(min=1e-3), (ry * scale_).clamp(min=1e-3)
+    rig, table = RIGS[figures.species], _table(figures.species)
+    origin = centre.floor()
+    facing, one = figures.facing, scale[:, None]
+    # pixels are counted from the origin: k columns ahead of it, i rows below it
+    shift = torch.stack([facing * (origin[:, 0] + 0.5 - centre[:, 0]), origin[:, 1] + 0.5 - centre[:, 1]], 1)
+    x, y, rx, ry, degrees = figures.rows.unbind(2)
+    x, y, rx, ry = x * one, -y * one, (rx * one).clamp(min=1e-3), (ry * one).clamp(min=1e-3)
     cos, sin = rotation(degrees)
-    a, b = cos**2 / rx**2 + sin**2 / ry**2, sin**2 / rx**2 + cos**2 / ry**2
-    c = 2 * cos * sin * (1 / ry**2 - 1 / rx**2)
+    wide, high = 1 / (rx * rx), 1 / (ry * ry)
+    a, b, c = (
+        cos * cos * wide + sin * sin * high,
+        sin * sin * wide + cos * cos * high,
+        2 * cos * sin * (high - wide),
+    )
     mean = (rx * ry).sqrt()
-    soft = torch.zeros(x.shape[1], dtype=torch.float64)
-    for i, part in enumerate(rig.parts):
-        soft[table.row[i]] = part.soft
-    sharp = mean / 2 / (soft * scale_).clamp(min=1.0)
+    look = _look(figures.species)
+    sharp = mean / 2 / (look.soft * one).clamp(min=1.0)
+    window, rects = _windows(figures, table, look, scale, shift, sharp)
+    top, bottom, left, right = window
 
     def load(*values: Tensor) -> list[Tensor]:  # [M, R] to [M, R, 1, 1]
         return list(torch.stack(values).float().to(device)[..., None, None].unbind(0))
 
-    x0_, y0_, a_, b_, c_, sharp_ = load(x0, y0, sharp * a, sharp * b, sharp * c, sharp)
-    dx = (cols[:, None] + torch.arange(width, device=device)).float()[:, None, None, :] + 0.5 - x0_
-    dy = (rows[:, None] + torch.arange(height, device=device)).float()[:, None, :, None] + 0.5 - y0_
-    row_term = (sharp_ - b_ * dy * dy).split(1, 1)
-    col_term = (a_ * dx * dx).split(1, 1)
-    cross, dx_ = (c_ * dy).split(1, 1), dx.split(1, 1)
+    ahead, below = (
+        torch.arange(low, high, device=device).float() + shift[:, i].float().to(device)[:, None]
+        for i, (low, high) in enumerate(((left, right), (top, bottom)))
+    )  # [M, w], [M, h]: the pixels' centres from (0, 0), in pixels
+    lx, ly = 0.55 * (light * facing)[:, None], -0.75
+    x, y, a, b, c, sharp_, slope_x, slope_y, level, bulge = load(
+        x, y, sharp * a, sharp * b, sharp * c, sharp,
+        look.slope * lx / mean, look.slope * ly / mean, look.level.expand_as(mean), look.bulge / sharp,
+    )  # fmt: skip
+    dx, dy = ahead[:, None, None, :] - x, below[:, None, :, None] - y
+    by_row, by_column = (sharp_ - b * dy * dy).split(1, 1), (a * dx * dx).split(1, 1)
+    cross, along = (c * dy).split(1, 1), dx.split(1, 1)
+    shade_row, shade_column, bulge = (
+        (slope_y * dy + level).split(1, 1),
+        (slope_x * dx).split(1, 1),
+        bulge.split(1, 1),
+    )
 
-    def ellipse(row: int) -> Tensor:
-        return torch.addcmul(row_term[row] - col_term[row], cross[row], dx_[row])
+    def ellipse(row: int, rows: slice, cols: slice) -> Tensor:
+        """The signed distance, about in pixels, positive inside: sharp * (1 - k), k = 1 on the outline."""
+        rest = by_row[row][:, :, rows] - by_column[row][..., cols]
+        return rest.addcmul_(cross[row][:, :, rows], along[row][..., cols])
 
-    def distance(index: int) -> Tensor:
-        row = table.row[index]
-        field = ellipse(row)
-        if rig.parts[index].kind == "leaf":
-            return torch.minimum(field, ellipse(row + 1))
-        if table.cut_row[index] >= 0:
-            return torch.minimum(field, ellipse(table.cut_row[index]).neg_())
-        return field
-
-    hair, weight = _coat(figures, centre, scale, rows, cols, shape)
-    ragged = hair * column(rig.hair * 2 * scale, device)
-    gloss = hair * (0.16 if rig.hair else 0.0)
     palette = {key: column(value, device) for key, value in figures.colours.items()}
-    furred: dict[str, Tensor] = {}
-    one = torch.ones(1, 1, 1, 1, device=device)
-
-    def coat(key: str) -> Tensor:
-        if key not in furred:
-            furred[key] = palette[key] + weight * (palette["mark"] - palette[key])
-        return furred[key]
-
-    # the light on each part: a slope towards the light and a bulge, 1 - k, that falls off to its edge
-    lx, ly = 0.55 * light[:, None], -0.75
-    shade_row, shade_col, bulge = load(ly / mean, lx / mean, 1 / sharp)
-    shade_row, shade_col = (shade_row * dy).split(1, 1), (shade_col * dx).split(1, 1)
-    bulge = bulge.split(1, 1)
-
-    first = next(iter(rig.palettes[0]))
-    image = palette[first].expand(-1, -1, height, width).clone()
+    hair, weight = _coat(figures, scale, ahead, below)
+    ragged, gloss = hair * column(rig.hair * 2 * scale, device), hair * 0.16
+    coats = {
+        key: torch.lerp(palette[key], palette["mark"], weight)
+        for key in {part.colour for part in rig.parts if part.coat}
+    }
+    bare = torch.ones(1, 1, 1, 1, device=device)
+    fade = column(1 / (_SHADE_REACH * scale), device)
+    image = palette[next(iter(rig.palettes[0]))].expand(-1, -1, bottom - top, right - left).clone()
     lit = torch.full_like(hair, 0.5)  # the light on what is painted; the outline's rim stays dark
     outline = torch.full_like(hair, -1e3)
-    reach = column(1 / (0.075 * scale), device)
-    kept: dict[str, Tensor] = {}
-    wanted = {part.within for part in rig.parts if part.within}
-    for i, part in enumerate(rig.parts):
-        field, row, v = distance(i), table.row[i], part.volume
-        if not v:
-            shade = one
-        elif part.kind == "leaf":
-            shade = (shade_row[row] * (0.25 * v) + (1.0 - 0.10 * v)) + shade_col[row] * (0.25 * v)
-        else:
-            shade = (shade_row[row] * (0.15 * v) + (1.0 - 0.30 * v)) + shade_col[row] * (0.15 * v)
-            shade.addcmul_(field.clamp(min=0), bulge[row] * (0.38 * v))
+    clips = {part.within: torch.zeros_like(hair) for part in rig.parts if part.within}
+
+    for part, row, cut, rect in zip(rig.parts, table.row, table.cut_row, rects, strict=True):
+        if rect is None:
+            continue
+        rows, cols = rect
+        field = ellipse(row, rows, cols)
+        if part.kind == "leaf":
+            torch.minimum(field, ellipse(row + 1, rows, cols), out=field)
+        elif cut >= 0:
+            torch.minimum(field, ellipse(cut, rows, cols).neg_(), out=field)
+        shade = bare
+        if part.volume:
+            shade = shade_row[row][:, :, rows] + shade_column[row][..., cols]
+            if part.kind == "ellipse":
+                shade.addcmul_(field.clamp(min=0), bulge[row])
         if part.coat and rig.hair:
-            if v:
-                shade += gloss
-            field += ragged
+            field += ragged[:, :, rows, cols]
+            if part.volume:
+                shade += gloss[:, :, rows, cols]
         alpha = coverage(field)
         if part.within:
-            alpha *= kept[part.within]
-        elif part.name in wanted:
-            kept[part.name] = alpha
+            alpha *= clips[part.within][:, :, rows, cols]
+        if part.name in clips:
+            clips[part.name][:, :, rows, cols] = alpha
+        light_here = lit[:, :, rows, cols]
         if part.under:
-            dark = (field * reach).add_(1).clamp_(0, 1)
-            lit.addcmul_(lit, dark.mul_(dark), value=-part.under)
+            dark = (field * fade).add_(1).clamp_(0, 1)
+            light_here.addcmul_(light_here, dark.mul_(dark), value=-part.under)
         if part.solid:
-            torch.maximum(outline, field, out=outline)
+            here = outline[:, :, rows, cols]
+            torch.maximum(here, field, out=here)
         if part.opacity != 1:
-            alpha = alpha * part.opacity
-        paint(lit, shade, alpha)
-        paint(image, coat(part.colour) if part.coat else palette[part.colour], alpha)
-    return image.mul_(lit).clamp_(0, 1), coverage(outline)
+            alpha *= part.opacity
+        paint(light_here, shade, alpha)
+        paint(
+            image[:, :, rows, cols],
+            coats[part.colour][:, :, rows, cols] if part.coat else palette[part.colour],
+            alpha,
+        )
+
+    cover = coverage(outline)
+    colour = image.mul_(lit).clamp_(0, 1).mul_(cover)
+    back = (facing < 0).nonzero()[:, 0].to(device)
+    colour.index_copy_(0, back, colour.index_select(0, back).flip(3))
+    cover.index_copy_(0, back, cover.index_select(0, back).flip(3))
+    first = origin[:, 0] + torch.where(facing < 0, float(1 - right), float(left))
+    return Drawn(colour, cover, (origin[:, 1] + top).long().tolist(), first.long().tolist())
 
 
-def _coat(
-    figures: Figures, centre: Tensor, scale: Tensor, rows: Tensor, cols: Tensor, shape
-) -> tuple[Tensor, Tensor]:
-    """Hair, -0.5 to 0.5, and the pattern's weight, 0 to 1: [M, 1, h, w] both, fixed to the animal."""
-    device = rows.device
-    weight_stripe, weight_cloud, threshold, sharpness, across, along, texels = figures.pattern.unbind(1)
-    x_step = figures.facing / scale
-    parameters = torch.stack(
-        [centre[:, 0], centre[:, 1], x_step, 1 / scale, figures.offset[:, 0], figures.offset[:, 1],
-         weight_stripe, weight_cloud, threshold, sharpness, across, along, texels]
-    )  # fmt: skip
-    cx, cy, x_step, y_step, off_x, off_y, stripe, cloud, threshold, sharpness, across, along, texels = (
-        parameters.float().to(device)[..., None, None, None].unbind(0)
+@dataclass(frozen=True)
+class _Look:
+    """How the rows of a table are painted, float64 [R] each: edge and shading, margins around the outline."""
+
+    soft: Tensor
+    slope: Tensor
+    level: Tensor
+    bulge: Tensor
+    margin: Tensor  # in pixels
+    margin_units: Tensor  # in the animal's units
+
+
+@functools.cache
+def _look(species: str) -> _Look:
+    rig, table = RIGS[species], _table(species)
+    count = len(table.ellipse_owner) + 2 * len(table.leaf_owner)
+    values = {field.name: torch.zeros(count, dtype=torch.float64) for field in fields(_Look)}
+    values["level"] += 1
+    for part, row in zip(rig.parts, table.row, strict=True):
+        leaf = part.kind == "leaf"
+        values["soft"][row] = part.soft
+        values["slope"][row] = part.volume * (0.25 if leaf else 0.15)
+        values["level"][row] = 1 - part.volume * (0.10 if leaf else 0.30)
+        values["bulge"][row] = part.volume * 0.38
+        values["margin"][row] = 0.5
+        values["margin_units"][row] = max(rig.hair if part.coat else 0.0, _SHADE_REACH if part.under else 0.0)
+    return _Look(**values)
+
+
+def _windows(
+    figures: Figures, table: _Table, look: _Look, scale: Tensor, shift: Tensor, sharp: Tensor
+) -> tuple[tuple[int, int, int, int], list[tuple[slice, slice] | None]]:
+    """The window that holds all animals, (top, bottom, left, right) from their origins, and each part's in it."""
+    margin = (
+        look.margin + look.margin_units * scale[:, None]
+    )  # of the field, which falls by 1 in about a pixel
+    left, right, low, high = (figures.reach * scale[:, None, None]).unbind(2)
+    # where sharp * (1 - k) = -margin, an ellipse is larger by this factor; so is a disc, and so a leaf's box
+    grow = (1 + margin / sharp).sqrt()
+    rx, ry = (right - left) / 2 * grow, (high - low) / 2 * grow
+    discs = len(table.ellipse_owner)
+    radius = figures.rows[:, discs:, 2] * scale[:, None]
+    spread = radius * (grow[:, discs:] - 1)
+    length = (radius * 2 * spread + spread * spread + 1).sqrt()  # a pointed tip moves by more than its sides
+    rx[:, discs:] = (right - left)[:, discs:] / 2 + length
+    ry[:, discs:] = (high - low)[:, discs:] / 2 + length
+    x, y = (left + right) / 2 - shift[:, :1], -(low + high) / 2 - shift[:, 1:]
+    reach = torch.stack(
+        [
+            (y - ry).amin(0).floor(),
+            (y + ry).amax(0).ceil() + 1,
+            (x - rx).amin(0).floor(),
+            (x + rx).amax(0).ceil() + 1,
+        ],
+        1,
     )
-    x = (
-        (cols[:, None] + torch.arange(shape[1], device=device)).float()[:, None, None, :] + 0.5 - cx
-    ) * x_step
-    y = (
-        cy - 0.5 - (rows[:, None] + torch.arange(shape[0], device=device)).float()[:, None, :, None]
-    ) * y_step
-    hair = texture(FUR, (y + off_y) * 250 + x * 60, (x + off_x) * 250 - y * 40) - 0.5
+    reach = reach.long()
+    solid = [row for part, row in zip(RIGS[figures.species].parts, table.row, strict=True) if part.solid]
+    # the outline itself needs no room for the shade it casts
+    tight = look.margin + RIGS[figures.species].hair * scale[:, None] + 1.5
+    top = int((y - (high - low) / 2 - tight)[:, solid].amin().floor())
+    bottom = int((y + (high - low) / 2 + tight)[:, solid].amax().ceil()) + 1
+    first = int((x - (right - left) / 2 - tight)[:, solid].amin().floor())
+    last = int((x + (right - left) / 2 + tight)[:, solid].amax().ceil()) + 1
+    rects: list[tuple[slice, slice] | None] = []
+    for row in table.row:
+        r0, r1, c0, c1 = reach[row].tolist()
+        r0, r1, c0, c1 = (
+            max(r0, top) - top,
+            min(r1, bottom) - top,
+            max(c0, first) - first,
+            min(c1, last) - first,
+        )
+        rects.append((slice(r0, r1), slice(c0, c1)) if r1 > r0 and c1 > c0 else None)
+    return (top, bottom, first, last), rects
+
+
+def _coat(figures: Figures, scale: Tensor, ahead: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
+    """Hair, -0.5 to 0.5, and the pattern's weight, 0 to 1: [M, 1, h, w] both, fixed to the animal."""
+    values = torch.cat([1 / scale[:, None], figures.coat, figures.pattern], 1).float().to(ahead.device)
+    unit, off_x, off_y, stripe, cloud, threshold, sharpness, across, along, texels = values[
+        ..., None, None, None
+    ].unbind(1)
+    x, y = ahead[:, None, None, :] * unit, below[:, None, :, None] * -unit
+    hair = texture(FUR, (y + off_y) * 250 + x * 60, (x + off_x) * 250 - y * 40).sub_(0.5)
     soft = texture(CLOUD, (y + off_y * 4) * texels, (x + off_x * 4) * texels)
     weight = wave(x * across + y * along + (soft - 0.5) * 0.5).mul_(stripe).add_(soft * cloud)
     return hair, weight.sub_(threshold).mul_(sharpness).add_(0.5).clamp_(0, 1)

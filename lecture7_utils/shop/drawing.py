@@ -12,7 +12,7 @@ import zlib
 import torch
 from torch import Tensor
 
-TEXTURE = 512  # side of a texture, a power of two so that it repeats by masking bits
+TEXTURE = 256  # side of a texture: a power of two, so that it repeats by masking bits, and fits the cache
 
 _MASK = {bits: (1 << (64 - bits)) - 1 for bits in (11, 27, 30, 31)}
 
@@ -126,17 +126,18 @@ CLOUD, GRAIN, FUR = range(3)
 @functools.lru_cache(maxsize=4)
 def textures(device: torch.device) -> Tensor:
     """Float32 [3 * TEXTURE * TEXTURE]: soft clouds, wood grain along the columns, short upright hair."""
-    cloud = sum(_lattice_noise(11 + i, 8 << i, 8 << i) * 0.5**i for i in range(4))
-    grain = sum(_lattice_noise(31 + i, 32 << i, 2 << i) * 0.7**i for i in range(3))
-    fur = sum(_lattice_noise(51 + i, 16 << i, 64 << i) * 0.8**i for i in range(2))
+    cloud = sum(_lattice_noise(11 + i, 4 << i, 4 << i) * 0.5**i for i in range(4))
+    grain = sum(_lattice_noise(31 + i, 16 << i, 1 << i) * 0.7**i for i in range(3))
+    fur = sum(_lattice_noise(51 + i, 8 << i, 32 << i) * 0.8**i for i in range(2))
     return torch.stack([_flat(t) for t in (cloud, grain, fur)]).flatten().float().to(device)
 
 
 def texture(kind: int, row: Tensor, column: Tensor) -> Tensor:
     """Look a texture up at float positions, in texels; `row` and `column` broadcast."""
     side = TEXTURE - 1
-    index = (row.floor().int() & side) * TEXTURE + (column.floor().int() & side) + kind * TEXTURE * TEXTURE
-    return textures(index.device)[index]
+    row = (row.floor().int() & side) * TEXTURE + kind * TEXTURE * TEXTURE
+    index = row + (column.floor().int() & side)
+    return textures(index.device).index_select(0, index.flatten()).view(index.shape)
 
 
 # ---------------------------------------------------------------- shapes and paint
@@ -160,6 +161,8 @@ def coverage(distance: Tensor) -> Tensor:
 
 def paint(image: Tensor, colour: Tensor, alpha: Tensor) -> None:
     """Lay `colour` over image [N, C, H, W] in place; both broadcast."""
+    if alpha.shape[3] == 1 or alpha.stride(3) == 0:
+        alpha = alpha.expand(-1, -1, -1, image.shape[3]).contiguous()  # several times as fast
     image.lerp_(colour, alpha)
 
 

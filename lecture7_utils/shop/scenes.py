@@ -27,9 +27,11 @@ PARTS = ("animals", "shadows", "tag")
 
 # the card's colour of each species, in the order of SPECIES; none is its animal's usual colour
 _TAGS = colours("2f6fd0", "e0483e", "8b4fb8", "f08a24", "17a6a6", "ec5fa0", "3fa34d", "f2c11f")
+_CORD, _INK = colours("5a4632"), colours("fff6e4")
 _MOST = 3  # animals in a scene
 _SIDES = {1: (0.30, 0.72), 2: (0.29, 0.46), 3: (0.25, 0.36)}  # sqrt(area of an animal's box) over the side
-_CHUNK = 64_000  # pixels of animals' windows drawn at once: a few planes of them fit the cache
+_CHUNK = 60_000  # pixels of animals drawn at once: a few planes of them fit the cache
+_SHADOW_CHUNK = 400_000
 _BACKDROP_CHUNK = 75_000  # the same for backdrops
 
 
@@ -400,20 +402,23 @@ def _draw(indices: Tensor, options: _Options) -> SceneBatch:
     images = torch.empty(n, 3, size, size, device=device)
     for kind, name in enumerate(PLACES):
         at = (plan.place == kind).nonzero()[:, 0]
-        for part in at.split(max(1, _BACKDROP_CHUNK // size**2)):
-            dice = plan.dice.at(part)
-            images[part.to(device)] = backdrops.draw(
-                name, dice, plan.back[part], plan.front[part], plan.light[part], size, device
-            )
+        at = at[plan.back[at].argsort(stable=True)]
+        if len(at):
+            drawn = backdrops.draw(
+                name, plan.dice.at(at), plan.back[at], plan.front[at], plan.light[at], size, device,
+                chunk=max(1, _BACKDROP_CHUNK // size**2),
+            )  # fmt: skip
+            for rows, pictures in drawn:
+                images.index_copy_(0, at[rows].to(device), pictures)
     masks = torch.zeros(n, most, size, size, dtype=torch.bool, device=device)
     layers = _layers(plan, options)
     for slot in reversed(range(most)):  # the animals in front last
         for i in range(n):
-            if (i, slot) in layers:
-                keep, colour, mask, top, left = layers[i, slot]
+            for keep, colour, top, left, mask in layers.get((i, slot), ()):
                 bottom, right = top + keep.shape[1], left + keep.shape[2]
-                images[i, :, top:bottom, left:right].mul_(keep).add_(colour)
-                if mask is not None:
+                part = images[i, :, top:bottom, left:right].mul_(keep)
+                if colour is not None:
+                    part.add_(colour)
                     masks[i, slot, top:bottom, left:right] = mask
                     if slot + 1 < most:
                         masks[i, slot + 1 :, top:bottom, left:right] &= ~mask
@@ -430,108 +435,98 @@ def _draw(indices: Tensor, options: _Options) -> SceneBatch:
     )  # fmt: skip
 
 
-def _layers(plan: _Plan, options: _Options) -> dict[tuple[int, int], tuple]:
-    """What each animal does to its window of the picture: picture * keep + colour.
+def _layers(plan: _Plan, options: _Options) -> dict[tuple[int, int], list[tuple]]:
+    """What each animal does to its picture: in a window, picture * keep + colour.
 
-    {(scene, slot): (keep [1, h, w], colour [3, h, w], mask [h, w] or None, top, left)}
+    {(scene, slot): [(keep [1, h, w], colour [3, h, w] or None, top, left, mask [h, w] or None)]}
     """
     size, device = options.size, options.device
-    layers = {}
+    layers: dict[tuple[int, int], list[tuple]] = {}
+
+    def lay(keys: list, keep: Tensor, tops: list[int], lefts: list[int], colour=None, mask=None) -> None:
+        height, width = keep.shape[2:]
+        for k, (key, top, left) in enumerate(zip(keys, tops, lefts, strict=True)):
+            rows = slice(max(0, -top), min(height, size - top))
+            cols = slice(max(0, -left), min(width, size - left))
+            if rows.start < rows.stop and cols.start < cols.stop:
+                paint_ = None if colour is None else colour[k, :, rows, cols]
+                owned = None if mask is None else mask[k, 0, rows, cols]
+                layers.setdefault(key, []).append(
+                    (keep[k, :, rows, cols], paint_, top + rows.start, left + cols.start, owned)
+                )
+
     for group in plan.groups:
-        scale = group.scale * size
-        bounds = group.figures.bounds * scale[:, None]
-        x, y = (group.centre * size).unbind(1)
-        light = plan.light[group.scene]
-        # the shadow lies on the ground, away from the light
-        wide, tall = bounds[:, 1] - bounds[:, 0], bounds[:, 3]
-        shadow = torch.stack(
-            [
-                x + (bounds[:, 0] + bounds[:, 1]) / 2 - 0.07 * wide * light,
-                y - 0.012 * tall,
-                0.56 * wide,
-                0.05 * wide + 0.06 * tall,
-            ],
-            1,
-        )
-        left = torch.minimum(x + bounds[:, 0] - 2, shadow[:, 0] - shadow[:, 2]).floor().clamp(min=0)
-        right = torch.maximum(x + bounds[:, 1] + 2, shadow[:, 0] + shadow[:, 2]).ceil().clamp(max=size)
-        top = (y - bounds[:, 3] - 2).floor().clamp(min=0)
-        bottom = (shadow[:, 1] + shadow[:, 3]).ceil().clamp(max=size)
-        height, width = (bottom - top).long(), (right - left).long()
-        for part in _chunks(height, width):
-            shape = (int(height[part].max()), int(width[part].max()))
-            rows, cols = (
-                top[part].long().clamp(max=size - shape[0]),
-                left[part].long().clamp(max=size - shape[1]),
-            )
-            rows_, cols_ = rows.to(device), cols.to(device)
-            keep = (
-                _shadow(shadow[part], light[part], rows_, cols_, shape)
-                if "shadows" not in options.leave_out
-                else None
-            )
-            mask = None
-            if "animals" not in options.leave_out:
-                centre = torch.stack([x[part], y[part]], 1)
-                colour, cover = figures.draw(
-                    group.figures.at(part), centre, scale[part], light[part], rows_, cols_, shape
+        scale, centre, light = group.scale * size, group.centre * size, plan.light[group.scene]
+        keys = list(zip(group.scene.tolist(), group.slot.tolist(), strict=True))
+        if "shadows" not in options.leave_out:
+            for part in _chunks(group.figures.bounds[:, 1] * scale, _SHADOW_CHUNK // size):
+                at = [keys[k] for k in part.tolist()]
+                lay(
+                    at,
+                    *_shadow(
+                        group.figures.bounds[part] * scale[part, None], centre[part], light[part], device
+                    ),
                 )
-                mask = cover[:, 0] >= 0.5
-                keep = (1 - cover) if keep is None else keep * (1 - cover)
-                colour *= cover
-            elif keep is None:
-                continue
-            else:
-                colour = torch.zeros(1, 1, 1, 1, device=device).expand(len(part), -1, -1, -1)
-            for k, (i, slot, r, c) in enumerate(
-                zip(
-                    group.scene[part].tolist(),
-                    group.slot[part].tolist(),
-                    rows.tolist(),
-                    cols.tolist(),
-                    strict=True,
+        if "animals" not in options.leave_out:
+            for stance in (group.figures.stance < 0.5, group.figures.stance >= 0.5):
+                alike = stance.nonzero()[:, 0]
+                area = (
+                    (group.figures.bounds[:, 1] - group.figures.bounds[:, 0])
+                    * group.figures.bounds[:, 3]
+                    * scale**2
                 )
-            ):
-                layers[i, slot] = (keep[k], colour[k], None if mask is None else mask[k], r, c)
+                for part in _chunks(area[alike], _CHUNK):
+                    part = alike[part]
+                    drawn = figures.draw(
+                        group.figures.at(part), centre[part], scale[part], light[part], device
+                    )
+                    at = [keys[k] for k in part.tolist()]
+                    lay(at, 1 - drawn.cover, drawn.top, drawn.left, drawn.colour, drawn.cover >= 0.5)
     return layers
 
 
-def _chunks(height: Tensor, width: Tensor) -> list[Tensor]:
-    """Positions of windows of like size, few enough at a time."""
-    order = (height * width).argsort(stable=True).tolist()
-    parts, start = [], 0
-    h, w = height.tolist(), width.tolist()
-    most_h = most_w = 0
-    for k, i in enumerate(order):
-        most_h, most_w = max(most_h, h[i]), max(most_w, w[i])
-        if k > start and (k + 1 - start) * most_h * most_w > _CHUNK:
-            parts.append(torch.tensor(order[start:k]))
-            start, most_h, most_w = k, h[i], w[i]
-    return [*parts, torch.tensor(order[start:])]
+def _chunks(cost: Tensor, most: float) -> list[Tensor]:
+    """Positions in order of cost, as many at a time as cost `most` if each costs as much as the dearest."""
+    order, parts, start = cost.argsort(stable=True), [], 0
+    costs = cost[order].tolist()
+    for k, each in enumerate(costs):
+        if k > start and (k + 1 - start) * each > most:
+            parts.append(order[start:k])
+            start = k
+    return [*parts, order[start:]] if len(order) else []
 
 
-def _shadow(shape_: Tensor, light: Tensor, rows: Tensor, cols: Tensor, shape: tuple[int, int]) -> Tensor:
-    """How much light the ground keeps beside an animal, float32 [M, 1, h, w]."""
-    device = rows.device
-    x, y, rx, ry = (column(value, device) for value in shape_.unbind(1))
-    dx = ((cols[:, None] + torch.arange(shape[1], device=device)).float()[:, None, None, :] + 0.5 - x) / rx
-    dy = ((rows[:, None] + torch.arange(shape[0], device=device)).float()[:, None, :, None] + 0.5 - y) / ry
+def _shadow(
+    bounds: Tensor, centre: Tensor, light: Tensor, device: torch.device
+) -> tuple[Tensor, list[int], list[int]]:
+    """The light that the ground keeps beside animals: float32 [M, 1, h, w], the windows' first rows and columns.
+
+    bounds: float64 [M, 4], left, right, bottom, top of the outline from the centre, in pixels.
+    """
+    wide, tall = bounds[:, 1] - bounds[:, 0], bounds[:, 3]
+    x = centre[:, 0] + (bounds[:, 0] + bounds[:, 1]) / 2 - 0.07 * wide * light  # away from the light
+    y = centre[:, 1] - 0.012 * tall
+    rx, ry = 0.56 * wide, 0.05 * wide + 0.06 * tall
+    left, top = (x - rx).floor(), (y - ry).floor()
+    width, height = int((2 * rx).amax().ceil()) + 2, int((2 * ry).amax().ceil()) + 2
+    off_x, off_y, rx, ry = (column(value, device) for value in (left + 0.5 - x, top + 0.5 - y, rx, ry))
+    dx = (torch.arange(width, device=device).float()[None, None, None, :] + off_x) / rx
+    dy = (torch.arange(height, device=device).float()[None, None, :, None] + off_y) / ry
     k = dx * dx + dy * dy
-    return 1 - ((1 - k).clamp(min=0) * 0.32 + (1 - k * 1.9).clamp(min=0) * 0.26)
+    core = (1 - k * 1.9).clamp_(min=0) * 0.26
+    keep = 1 - (1 - k).clamp_(min=0).mul_(0.32).add_(core)
+    return keep, top.long().tolist(), left.long().tolist()
 
 
 def _boxes(masks: Tensor) -> Tensor:
     """Float32 [N, A, 4] around masks [N, A, S, S]; zeros for an empty one."""
     size = masks.shape[-1]
+    ink = masks.view(torch.uint8)
     sides = []
-    for line in (masks.any(2), masks.any(3)):  # over columns, over rows
-        line = line.to(torch.uint8)
-        first = line.argmax(2)
-        last = size - line.flip(2).argmax(2)
-        sides.append((first, last))
+    for line in (ink.amax(2), ink.amax(3)):  # over columns, over rows
+        sides.append((line.argmax(2), size - line.flip(2).argmax(2)))
     (x1, x2), (y1, y2) = sides
-    boxes = torch.stack([x1, y1, x2, y2], 2).float()
-    return boxes * masks.flatten(2).any(2)[..., None]
+    return torch.stack([x1, y1, x2, y2], 2).float() * line.amax(2)[..., None]
 
 
 # ---------------------------------------------------------------- the price tag
@@ -540,60 +535,70 @@ def _boxes(masks: Tensor) -> Tensor:
 def _hang(images: Tensor, tag_masks: Tensor, plan: _Plan, at: Tensor, size: int) -> None:
     """Paint the tags of the scenes `at` over the pictures and note which pixels they own."""
     device = images.device
-    card = plan.card[at]
-    rows, width = (
-        int(((card[:, 1] + 0.19) * size).ceil().clamp(max=size).max()),
-        min(size, int(0.36 * size) + 1),
-    )
-    cols = ((card[:, 0] - 0.18) * size).floor().long().clamp(0, size - width).to(device)
-    columns = cols[:, None] + torch.arange(width, device=device)
-    u = (columns.float()[:, None, None, :] + 0.5) / size
-    v = ((torch.arange(rows, device=device).float() + 0.5) / size)[None, None, :, None]
-    x, y, half_w, half_h, degrees = card.unbind(1)
+    x, y, half_w, half_h, degrees = plan.card[at].unbind(1)
     cos, sin = rotation(degrees)
-    hook = plan.dice.one("tag hook", -0.02, 0.02)[at]
-    cx, cy, hw, hh, cos, sin, hook = (
-        column(value, device) for value in (x, y, half_w, half_h, cos, sin, hook)
-    )
-    species = plan.tag[at]
-    paper = column(_TAGS[species], device)
+    hole_x, hole_y = x + sin * half_h * 0.74, y - cos * half_h * 0.74
+    hook = hole_x + plan.dice.one("tag hook", -0.02, 0.02)[at]  # where the string leaves the picture
 
-    p = (u - cx) * cos + (v - cy) * sin
-    q = (v - cy) * cos - (u - cx) * sin
-    line = torch.full((1, 1, 1, 1), 0.0, device=device)
-    whole_ = torch.minimum(hw - p.abs(), hh - q.abs())
-    whole_ = torch.minimum(whole_, (hw * 0.5 + hh + q - p.abs()) * 0.7071)  # its upper corners are cut off
-    hole_x, hole_y = cx + sin * hh * 0.74, cy - cos * hh * 0.74
-    hole = hw * 0.15 - ((u - hole_x) * (u - hole_x) + (v - hole_y) * (v - hole_y)).sqrt()
-    along = (v / hole_y).clamp(max=1)
-    string = (0.0055 - (u - hole_x - hook * (1 - along)).abs()).minimum(hole_y + 0.004 - v)
+    def window(left: Tensor, top: Tensor, width: int, height: int) -> tuple[list[tuple], Tensor, Tensor]:
+        """Windows of one size as indices of the pictures, and their pixels' centres, 0 to 1."""
+        width, height = min(width, size), min(height, size)
+        cols = (left * size).floor().long().clamp(0, size - width)
+        rows = (top * size).floor().long().clamp(0, size - height)
+        places = [
+            (i, slice(r, r + height), slice(c, c + width))
+            for i, r, c in zip(at.tolist(), rows.tolist(), cols.tolist(), strict=True)
+        ]
+        u = (cols.to(device)[:, None] + torch.arange(width, device=device)).float()[:, None, None, :] + 0.5
+        v = (rows.to(device)[:, None] + torch.arange(height, device=device)).float()[:, None, :, None] + 0.5
+        return places, u / size, v / size
 
-    index = (
-        at.to(device)[:, None, None],
-        torch.arange(rows, device=device)[None, :, None],
-        columns[:, None, :],
-    )
-    image = images[index[0], :, index[1], index[2]].permute(0, 3, 1, 2).contiguous()
+    cord = column(_CORD, device)
     light = column(plan.light[at], device)
-    cast = torch.minimum(
-        torch.minimum(hw - (p + 0.016 * light).abs(), hh - (q - 0.022).abs()) * (size * 0.22) + 0.5, line + 1
-    ).clamp(min=0)
-    image *= 1 - 0.34 * cast
-    paint(image, column(colours("5a4632"), device), coverage(string * size))
-    body = coverage(whole_ * size)
-    paint(image, column(colours("fff3d9"), device), body)
-    shade = 1.06 - (q / hh) * 0.10 - (p / hw) * light * -0.06
-    paint(image, paper * shade, coverage((whole_ - hw * 0.09) * size))
-    mark = _mark(species.to(device), p / (hw * 0.62), (q + hh * 0.02) / (hw * 0.62)) * hw * 0.62
-    ink = column(colours("fffaf0"), device)
-    paint(image, ink, coverage(mark * size))
+    species = plan.tag[at].to(device)
+    paper = column(_TAGS[plan.tag[at]], device)
+    x_, y_, hw, hh, cos, sin, hole_x_, hole_y_, hook_ = (
+        column(value, device) for value in (x, y, half_w, half_h, cos, sin, hole_x, hole_y, hook)
+    )
+
+    places, u, v = window(
+        torch.minimum(hole_x, hook) - 0.02,
+        torch.zeros_like(x),
+        int(0.06 * size) + 2,
+        int(float(hole_y.max()) * size) + 2,
+    )
+    string = 0.0055 - (u - hook_ - (hole_x_ - hook_) * (v / hole_y_)).abs()
+    string = coverage(string.minimum(hole_y_ + 0.004 - v) * size)
+    image = torch.stack([images[i, :, rows, cols] for i, rows, cols in places])
+    paint(image, cord, string)
+    owned = string[:, 0] >= 0.5
+    for k, (i, rows, cols) in enumerate(places):
+        images[i, :, rows, cols] = image[k]
+        tag_masks[i, rows, cols] = owned[k]
+
+    places, u, v = window(x - 0.145, y - 0.175, int(0.29 * size) + 2, int(0.35 * size) + 2)
+    p, q = (u - x_) * cos + (v - y_) * sin, (v - y_) * cos - (u - x_) * sin  # the card's own directions
+    card = torch.minimum(hw - p.abs(), hh - q.abs())
+    card = card.minimum((hw * 0.5 + hh + q - p.abs()) * 0.7071)  # its upper corners are cut off
+    image = torch.stack([images[i, :, rows, cols] for i, rows, cols in places])
+    shadow = torch.minimum(hw - (p + 0.016 * light).abs(), hh - (q - 0.022).abs()) * (1 / 0.045) + 0.5
+    image *= 1 - 0.34 * shadow.clamp_(0, 1)
+    body = coverage(card * size)
+    ink = column(_INK, device)
+    paint(image, ink, body)
+    shade = 1.06 - q / hh * 0.10 + p / hw * light * 0.06
+    paint(image, (paper * shade).clamp_(0, 1), coverage((card - hw * 0.09) * size))
+    unit = hw * 0.62
+    paint(image, ink, coverage(_mark(species, p / unit, (q + hh * 0.02) / unit) * unit * size))
     for row, reach in ((0.60, 0.52), (0.76, 0.34)):  # the price, in small print
         bar = torch.minimum(hw * reach - p.abs(), hh * 0.05 - (q - hh * row).abs())
-        paint(image, ink, coverage(bar * size) * 0.85)
-    paint(image, column(colours("5a4632"), device), coverage(hole * size))
-    images[index[0], :, index[1], index[2]] = image.permute(0, 2, 3, 1).clamp(0, 1)
-    owned = torch.maximum(coverage(string * size), body)[:, 0] >= 0.5
-    tag_masks[index] = owned
+        paint(image, ink, coverage(bar * size).mul_(0.85))
+    hole = hw * 0.15 - ((u - hole_x_).square() + (v - hole_y_).square()).sqrt_()
+    paint(image, cord, coverage(hole * size))
+    owned = body[:, 0] >= 0.5
+    for k, (i, rows, cols) in enumerate(places):
+        images[i, :, rows, cols] = image[k]
+        tag_masks[i, rows, cols] |= owned[k]
 
 
 def _mark(species: Tensor, p: Tensor, q: Tensor) -> Tensor:
