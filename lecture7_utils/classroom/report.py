@@ -280,35 +280,36 @@ def _bars(report: Report):
     import numpy as np
 
     names = list(report.accuracy)
+    parts = (
+        ("on the animals", "on_animal", report.animal_area, -0.2, plots.COLOURS[0], ""),
+        ("on the price tag", "on_tag", report.tag_area, 0.2, plots.COLOURS[1], "//"),
+    )
     with plt.rc_context(plots.style()):
-        figure, axes = plt.subplots(1, len(names), figsize=(10, 3.9), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(1, len(names), figsize=(plots.WIDTH, 3.7), sharey=True, squeeze=False)
         for ax, name in zip(axes[0], names, strict=True):
             rows = [f for f in report.findings if f.classifier == name and f.on_animal is not None]
             place = np.arange(len(rows))
-            ax.bar(
-                place - 0.2,
-                [f.on_animal * 100 for f in rows],
-                0.38,
-                color=plots.COLOURS[0],
-                label="on the animals",
-            )
-            ax.bar(
-                place + 0.2, [f.on_tag * 100 for f in rows], 0.38, color=plots.COLOURS[1], hatch="//",
-                edgecolor="white", label="on the price tag",
-            )  # fmt: skip
-            ax.axhline(
-                report.animal_area * 100, color="#333333", linestyle=":", linewidth=1.2,
-                label="area of the animals",
-            )  # fmt: skip
-            ax.set_xticks(place, [f.method for f in rows], rotation=20)
+            for label, field, area, aside, colour, hatch in parts:
+                height = [getattr(f, field) * 100 for f in rows]
+                bars = ax.bar(
+                    place + aside, height, 0.38, color=colour, hatch=hatch, edgecolor="white", label=label
+                )
+                ax.bar_label(bars, [f"{v:.0f}" for v in height], padding=1)
+                ax.axhline(area * 100, color=colour, linestyle=":", label=f"share of the picture {label}")
+            ax.margins(y=0.12)
+            ax.set_xticks(place, [f.method for f in rows])
             ax.set_title(name)
         axes[0, 0].set_ylabel("share of the map (%)")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        labels = ["map on the animals", "animals' area", "map on the price tag", "tag's area"]
+        handles, found = axes[0, 0].get_legend_handles_labels()
+        order = [found.index(text) for text in (parts[0][0], f"share of the picture {parts[0][0]}")]
+        order += [found.index(text) for text in (parts[1][0], f"share of the picture {parts[1][0]}")]
+        figure.legend([handles[k] for k in order], labels, loc="outside lower center", ncols=4)
     return figure
 
 
 def _sheet(name: str, images: Tensor, maps: dict[str, Tensor]):
-    """Three pictures and what each method makes of them."""
+    """A few pictures and what each method makes of them."""
     rows, titles = [], []
     for k, image in enumerate(images):
         rows.append(image)
@@ -320,83 +321,135 @@ def _sheet(name: str, images: Tensor, maps: dict[str, Tensor]):
 
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; color: #222; }
-img { max-width: 100%; }
-table { border-collapse: collapse; margin: 1rem 0; }
-td, th { padding: .3rem .8rem; text-align: right; }
-th { border-bottom: 2px solid #444; }
-td.words, th.words { text-align: left; }
-tr:nth-child(even) td { background: #f4f4f4; }
-.sound { color: #00553d; }
-.unsound { color: #9c2500; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; }
+body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { margin-bottom: .2rem; }
+h2 { margin: 2.2rem 0 .6rem; }
+img { max-width: 100%; height: auto; }
+.cards { display: flex; flex-wrap: wrap; gap: 1rem; }
+.card { flex: 1 1 18rem; padding: .6rem 1.2rem; border: 1px solid #bbb; border-left: .6rem solid; }
+.card h3 { margin: .3rem 0; color: #222; }
+.card p { margin: .3rem 0; color: #222; }
+.sound { border-left-color: #0072b2; }
+.unsound { border-left-color: #d55e00; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+td, th { padding: .25rem .8rem; text-align: right; }
+th { border-bottom: 2px solid #444; vertical-align: bottom; }
+.words { text-align: left; }
+tr.first td { border-top: 1px solid #999; }
+.small { font-size: .9rem; color: #444; }
+@media print {
+  body { margin: 0; font-size: 11px; }
+  h2 { break-after: avoid; }
+  img, table { break-inside: avoid; }
+}
 """
+
+# what the methods of the course ask, for a reader who was not there
+_ASKS = {
+    "saliency": "Where would a small change move the score most?",
+    "SmoothGrad": "The same, averaged over noisy copies.",
+    "occlusion": "What is lost when a grey square covers the place?",
+    "CAM": "What does the place add to the score?",
+    "Grad-CAM": "The same, estimated from the gradient.",
+}
+
+_LIMITS = """<h2>What this page does not say</h2>
+<p>A map says where a network reacts. It does not say why, and light on the animal is no proof that the answer
+comes from the animal: changing one thing and asking again is. Here that thing was the price tag, because
+somebody thought of it. What nobody thought of was not tested.</p>"""
 
 
 def _page(report: Report, examples: dict, threshold: float) -> str:
+    names = list(report.accuracy)
+    one = len(names) == 1
     return "\n".join(
         [
             "<!doctype html>",
-            "<html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>",
+            "<html lang='en'><head><meta charset='utf-8'>",
+            "<meta name='viewport' content='width=device-width, initial-scale=1'>",
             f"<title>Is it looking at the animal?</title><style>{_STYLE}</style></head><body>",
-            "<h1>Is it looking at the animal?</h1>",
-            f"<p>{len(report.accuracy)} networks, {report.count} of the shop's test pictures, every tool "
-            "of the course. Where the animals and the price tag are in each picture is known.</p>",
+            f"<h1>{'Is it' if one else 'Are they'} looking at the animal?</h1>",
+            f"<p>{html.escape(_listed(names))}, asked about {report.count} pictures of the shop. Where the "
+            "animals are in each picture, and where the price tag hangs, is known.</p>",
             "<h2>How often is it right?</h2>",
             *_accuracies(report, threshold),
             "<h2>Where does it look?</h2>",
             _img(_bars(report), "Bars: share of each map on the animals and on the tag, for each network"),
+            "<p class='small'>Each bar is a mean over all pictures. A map that knows nothing reaches the "
+            "dotted lines: the share of the picture that animals and tag cover.</p>",
             *_findings(report),
-            "<h2>Three pictures</h2>",
+            "<h2>A few of the pictures</h2>",
             *(
-                _img(_sheet(name, images, maps), f"Three test pictures and the maps of {name}")
+                _img(_sheet(name, images, maps), f"Test pictures and the maps of {name}")
                 for name, (images, maps) in examples.items()
                 if maps
             ),
+            "<p class='small'>Bright: the method's largest values in this picture.</p>",
+            _LIMITS,
             "</body></html>",
         ]
     )
 
 
-def _row(words: Sequence[str], numbers: Sequence[str], tag: str = "td") -> str:
-    cells = [f"<{tag} class='words'>{html.escape(w)}</{tag}>" for w in words]
-    return f"<tr>{''.join(cells)}{''.join(f'<{tag}>{n}</{tag}>' for n in numbers)}</tr>"
+def _listed(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"One network, {names[0]}"
+    return f"{len(names)} networks, {', '.join(names[:-1])} and {names[-1]}"
+
+
+def _row(words: Sequence[str], numbers: Sequence[str], tag: str = "td", kind: str = "") -> str:
+    scope = " scope='col'" if tag == "th" else ""
+    cells = [f"<{tag}{scope} class='words'>{html.escape(w)}</{tag}>" for w in words]
+    cells += [f"<{tag}{scope}>{n}</{tag}>" for n in numbers]
+    return f"<tr{f' class={kind!r}' if kind else ''}>{''.join(cells)}</tr>"
 
 
 def _accuracies(report: Report, threshold: float) -> list[str]:
     if report.shuffled is None:
         rows = [_row([name], [f"{right:.1%}"]) for name, right in report.accuracy.items()]
         return ["<table>", _row(["network"], ["right"], "th"), *rows, "</table>"]
-    rows, verdicts = [], []
+    cards = []
     for name, right in report.accuracy.items():
         after = report.shuffled[name]
-        lost = right - after
-        rows.append(_row([name], [f"{right:.1%}", f"{after:.1%}", f"{lost:.1%}"]))
-        kind = "sound" if lost <= threshold else "unsound"
-        words = "it does not read them" if lost <= threshold else "it reads the tag"
-        verdicts.append(
-            f"<li class='{kind}'><b>{html.escape(name)}</b>: exchanging the tags costs it {max(lost, 0):.1%} "
-            f"of its answers: {words}.</li>"
-        )
-    head = _row(["network"], ["as the shop is", "tags shuffled", "lost"], "th")
-    return ["<table>", head, *rows, "</table><ul>", *verdicts, "</ul>"]
+        sound = right - after <= threshold
+        words = "does not depend on the tag" if sound else "depends on the tag"
+        cards += [
+            f"<div class='card {'sound' if sound else 'unsound'}'>",
+            f"<h3>{html.escape(name)} {words}</h3>",
+            f"<p>Right on <b>{right:.1%}</b> of the pictures as the shop is, and on <b>{after:.1%}</b> with "
+            f"the price tags shuffled: {max(right - after, 0) * 100:.1f} points lost.</p></div>",
+        ]
+    return [
+        "<div class='cards'>",
+        *cards,
+        "</div>",
+        f"<p class='small'>Up to {threshold * 100:g} points lost count as not depending on the tag.</p>",
+    ]
 
 
 def _findings(report: Report) -> list[str]:
-    names = ["on the animals", "on the tag", "highest point on an animal", "deletion area"]
-    rows = [_row(["network", "method"], names, "th")]
+    heads = ["map on the animals", "map on the tag", "highest point on an animal", "left after deletion"]
+    rows = [_row(["network", "method", "what it asks"], heads, "th")]
+    last = None
     for f in report.findings:
+        kind = "first" if f.classifier != last else ""
+        words = [f.classifier if kind else "", f.method, _ASKS.get(f.method, "")]
+        last = f.classifier
         if f.on_animal is None:
             why = f"<td class='words' colspan='4'>not defined for this network: {html.escape(f.why)}</td>"
-            rows.append(_row([f.classifier, f.method], []).replace("</tr>", f"{why}</tr>"))
+            rows.append(_row(words, [], kind=kind).replace("</tr>", f"{why}</tr>"))
         else:
             numbers = [f"{f.on_animal:.0%}", f"{f.on_tag:.0%}", f"{f.pointed:.0%}", f"{f.deletion:.2f}"]
-            rows.append(_row([f.classifier, f.method], numbers))
+            rows.append(_row(words, numbers, kind=kind))
     chance = [f"{report.animal_area:.0%}", f"{report.tag_area:.0%}", f"{report.animal_area:.0%}", ""]
-    rows.append(_row(["a map that knows nothing", ""], chance))
+    rows.append(_row(["a map that knows nothing", "", ""], chance, kind="first"))
     return [
-        "<table>",
+        "<div class='scroll'><table>",
         *rows,
-        "</table><p>A share is the part of the map's positive values inside the true outline. The deletion "
-        "area is what is left of the probability, on average, while the map's brightest pixels are greyed "
-        "first: less is better.</p>",
+        "</table></div><p class='small'>A share is the part of the map's positive values inside the true "
+        "outline. Left after deletion: the mean probability of the right answer while the map's brightest "
+        "pixels are greyed first, from none to all of them; a map that finds what the network uses leaves "
+        "little.</p>",
     ]
