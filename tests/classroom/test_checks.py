@@ -82,6 +82,16 @@ def grad_cam(features, gradient):
     return (weights * features).sum(dim=1).relu()
 
 
+def share_on(maps, masks):
+    mass = maps.clamp(min=0)
+    return (mass * masks).sum(dim=(1, 2)) / mass.sum(dim=(1, 2))
+
+
+def answers_changed(model, images, swapped):
+    with torch.no_grad():
+        return (model(images).argmax(dim=1) != model(swapped).argmax(dim=1)).float().mean().item()
+
+
 RIGHT = {
     "0a": softmax,
     "0b": raise_probability,
@@ -94,6 +104,8 @@ RIGHT = {
     "3a": class_map,
     "3b": box,
     "3c": grad_cam,
+    "9b": share_on,
+    "9c": answers_changed,
 }
 
 
@@ -149,6 +161,19 @@ def _box_by_a_loop(map, threshold):
     return torch.tensor([left, top, right, bottom], dtype=torch.float32)
 
 
+def _share_by_a_loop(maps, masks):
+    found = []
+    for values, inside in zip(maps.numpy(), masks.numpy(), strict=True):
+        values = np.maximum(values, 0)
+        found.append(values[inside].sum() / values.sum())
+    return np.array(found)
+
+
+def _changed_by_a_loop(model, images, swapped):
+    pairs = zip(images, swapped, strict=True)
+    return sum(model(a[None])[0].argmax() != model(b[None])[0].argmax() for a, b in pairs) / len(images)
+
+
 ALSO_RIGHT = [
     ("0a", lambda s: s.softmax(1)),
     ("0a", lambda s: s.double().softmax(-1).numpy()),
@@ -168,6 +193,10 @@ ALSO_RIGHT = [
     ("3b", _box_by_a_loop),
     ("3b", lambda m, t: np.asarray(box(m, t))),
     ("3c", lambda f, d: torch.einsum("nkhw,nk->nhw", f, d.flatten(2).mean(2)).clamp(min=0)),
+    ("9b", _share_by_a_loop),
+    ("9b", lambda p, m: torch.stack([(v.relu() / v.relu().sum())[i].sum() for v, i in zip(p, m)])),  # noqa: B905
+    ("9c", _changed_by_a_loop),
+    ("9c", lambda m, a, b: (m(a).softmax(1).max(1).indices != m(b).max(1).indices).double().mean()),
 ]
 
 
@@ -454,6 +483,20 @@ def _by_weights(weights, rectify=torch.relu):
     return lambda f, d: rectify((weights(f, d)[:, :, None, None] * f).sum(1))
 
 
+def _shares(share):
+    """A wrong share of each map, from its values, its positive part and its mask."""
+    return lambda maps, masks: share(maps, maps.clamp(min=0), masks.float())
+
+
+def _s(values):
+    return values.sum((1, 2))
+
+
+def _answers(count):
+    """A wrong number from the scores before and after."""
+    return lambda model, images, swapped: count(model(images).detach(), model(swapped).detach())
+
+
 WRONG = [
     # exercise, answer, what the message has to say
     ("0a", lambda s: s.softmax(0), "column"),
@@ -611,6 +654,38 @@ WRONG = [
     ("3c", lambda f, d: d.mean((2, 3), keepdim=True) * f, "not summed yet"),
     ("3c", lambda f, d: (d.mean((2, 3)) * f.mean((2, 3))).sum(1).relu(), "one value an image"),
     ("3c", lambda f, d: grad_cam(f, d) / grad_cam(f, d).amax((1, 2), keepdim=True), "normalised"),
+    ("9b", _shares(lambda v, p, m: _s(v * m) / _s(v)), "counted with their sign"),
+    ("9b", _shares(lambda v, p, m: _s(p * m) / _s(v)), "but not below it"),
+    ("9b", _shares(lambda v, p, m: _s(v * m) / _s(p)), "but not above it"),
+    ("9b", _shares(lambda v, p, m: _s(v.abs() * m) / _s(v.abs())), "absolute values are taken"),
+    ("9b", _shares(lambda v, p, m: _s(p * (1 - m)) / _s(p)), "outside the mask"),
+    ("9b", _shares(lambda v, p, m: _s(p * m) / _s(p * (1 - m))), "ratio of inside to outside"),
+    ("9b", _shares(lambda v, p, m: _s(p * m)), "not divided by the whole map's sum"),
+    ("9b", _shares(lambda v, p, m: _s(p * m) / _s(m)), "by the pixels of the mask"),
+    ("9b", _shares(lambda v, p, m: _s(p * m) / p.amax((1, 2))), "not by its sum"),
+    ("9b", _shares(lambda v, p, m: _s(p * m) / _s(m) / p.mean((1, 2))), "take sums"),
+    ("9b", _shares(lambda v, p, m: m.mean((1, 2))), "the map isn't used"),
+    ("9b", _shares(lambda v, p, m: _s((v > 0) * m) / _s((v > 0).float())), "their values have to be summed"),
+    ("9b", _shares(lambda v, p, m: _s((v > 0) * m) / _s(m)), "share of the map inside is asked for"),
+    ("9b", _shares(lambda v, p, m: 100 * _s(p * m) / _s(p)), "per cent"),
+    ("9b", _shares(lambda v, p, m: (p * m).sum() / p.sum() + _s(v) * 0), "each has its own share"),
+    ("9b", _shares(lambda v, p, m: _s(p * m) / p.sum()), "that of all maps together"),
+    ("9b", _shares(lambda v, p, m: (p * m).sum() / p.sum()), "one number for all maps together"),
+    ("9b", _shares(lambda v, p, m: p * m / p.sum((1, 2), True)), "one for each map is asked for"),
+    ("9b", _shares(lambda v, p, m: (p * m).sum((1, 2), True) / p.sum((1, 2), True)), "keepdim"),
+    ("9b", _shares(lambda v, p, m: (p * m).sum(2) / p.sum(2)), "columns only"),
+    ("9b", lambda maps, masks: share_on(maps.relu_(), masks), r"changes `maps`.*clone"),
+    ("9c", _answers(lambda s, t: (s.argmax(1) == t.argmax(1)).float().mean()), "answers that stay"),
+    ("9c", _answers(lambda s, t: (s.argmax(1) != t.argmax(1)).sum()), "this is their number"),
+    ("9c", _answers(lambda s, t: 100 * (s.argmax(1) != t.argmax(1)).float().mean()), "per cent"),
+    ("9c", _answers(lambda s, t: (s != t).any(1).float().mean()), "whose scores change"),
+    ("9c", _answers(lambda s, t: (s.argmax(0) != t.argmax(0)).float().mean()), "highest class of each photo"),
+    ("9c", _answers(lambda s, t: (s - t).abs().mean()), "mean change of the scores"),
+    ("9c", _answers(lambda s, t: (s.softmax(1) - t.softmax(1)).abs().mean()), "change of the probabilities"),
+    ("9c", _answers(lambda s, t: float(s[0].argmax() != t[0].argmax())), "first photo|answers that stay"),
+    ("9c", _answers(lambda s, t: (s.argmin(1) != t.argmin(1)).float().mean()), "lowest class"),
+    ("9c", _answers(lambda s, t: s.argmax(1) != t.argmax(1)), "their mean is asked for"),
+    ("9c", _answers(lambda s, t: "some"), "one number"),
 ]
 
 
@@ -628,7 +703,7 @@ def test_a_wrong_answer_is_refused_by_the_name_of_its_mistake(exercise, answer, 
 def test_every_exercise_has_at_least_four_wrong_answers_here():
     for exercise in RIGHT:
         assert sum(name == exercise for name, _, _ in WRONG) >= 4
-    assert set(RIGHT) == set(checks._EXERCISES)
+    assert {*RIGHT, "9a"} == set(checks._EXERCISES)  # 9a judges a network: see test_check_offer
 
 
 def test_a_difference_is_shown_by_a_value():
