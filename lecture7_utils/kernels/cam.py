@@ -28,8 +28,8 @@ def class_activation_map(
     model: nn.Module,
     images: Tensor,
     target: TargetLike,
-    layer: str | None = None,
     *,
+    layer: str | None = None,
     size: Size = "images",
 ) -> Tensor:
     """The class activation map: how much each place of the last map adds to the score of a class.
@@ -111,7 +111,8 @@ def _class_map(tail: AveragedMap, classes: Tensor, dtype: torch.dtype) -> Tensor
 
 def _weighted(features: Tensor, weights: Tensor) -> Tensor:
     """sum_k weights[n, k] features[n, k]: [N, h, w], as one product of matrices for each image."""
-    return torch.bmm(weights[:, None], features.flatten(2)).view(-1, *features.shape[2:])
+    with torch.autocast(features.device.type, enabled=False):
+        return torch.bmm(weights[:, None], features.flatten(2)).view(-1, *features.shape[2:])
 
 
 def grad_cam(
@@ -135,7 +136,7 @@ def grad_cam(
     layer: the name of a layer that gives [N, C, h, w] on the way to the target (the first call counts if
         it is called several times); None for the last convolution's map as the paper takes it: with the
         normalisation, sum, concatenation and ReLU that follow at the same size, before any pooling. That
-        is 14 × 14 for a VGG at 224 × 224, and the averaged map for a network that ends in an average.
+        is 14 × 14 for a VGG at 224 × 224, and the averaged map for a ResNet.
     size: "images" for bilinear interpolation (align_corners=False) to [N, H, W], (height, width) for that
         size, None for the layer's own grid [N, h, w].
     relu: False keeps the places that speak against the target, as negative values.

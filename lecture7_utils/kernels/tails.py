@@ -141,12 +141,15 @@ class _AverageWatch(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        if name == "__get__" or not isinstance(out, Tensor | tuple | list):
+        if name == "__get__":
+            return func(*args, **kwargs)
+        # before the step: one in place makes a note void
+        notes = [note for tensor in _tensors(args, kwargs) if (note := _note(tensor)) is not None]
+        out = func(*args, **kwargs)
+        if not isinstance(out, Tensor | tuple | list):
             return out
         self.last = name
-        notes = [note for tensor in _tensors(args, kwargs) if (note := _note(tensor)) is not None]
         new = self._step(name, args, kwargs, out, notes) if isinstance(out, Tensor) else None
         if new is not None:
             setattr(out, _NOTE, replace(new, version=_version(out)))
