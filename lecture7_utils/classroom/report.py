@@ -75,6 +75,15 @@ class Finding:
     why: str = ""
 
 
+# what a table shows of a finding: heading on the page, heading in text, field, format
+_MEASURES = (
+    ("on the animals", "on the animal", "on_animal", ".0%"),
+    ("on the tag", "on the tag", "on_tag", ".0%"),
+    ("points at an animal", "pointing game", "pointed", ".0%"),
+    ("left after deletion", "deletion area", "deletion", ".2f"),
+)
+
+
 @dataclass(frozen=True)
 class Report:
     """The findings, each classifier's accuracies in 0 to 1, the areas of the truth, and the page as HTML.
@@ -93,18 +102,35 @@ class Report:
     html: str
 
     def __str__(self) -> str:
-        heads = f"{'on animal':>9s} {'on tag':>7s} {'pointed':>8s} {'deletion':>9s}"
-        lines = [f"{'classifier':18s} {'method':12s} {heads}"]
-        for f in self.findings:
-            if f.on_animal is None:
-                lines.append(f"{f.classifier:18s} {f.method:12s} not defined here")
-            else:
-                lines.append(
-                    f"{f.classifier:18s} {f.method:12s} {f.on_animal:9.0%} {f.on_tag:7.0%} {f.pointed:8.0%} "
-                    f"{f.deletion:9.2f}"
-                )
-        lines.append(f"{'chance':18s} {'even map':12s} {self.animal_area:9.0%} {self.tag_area:7.0%}")
-        return "\n".join(lines)
+        """A row for each method; under each measure a column for each classifier."""
+        names = list(self.accuracy)
+        width = max(-(-15 // len(names)), *(len(name) + 2 for name in names))
+        heads = [f"{short:>{width * len(names)}s}" for _, short, _, _ in _MEASURES]
+        lines = [
+            f"{'':12s}{''.join(heads)}",
+            f"{'':12s}{''.join(f'{n:>{width}s}' for n in names) * len(heads)}",
+        ]
+        for method, found in self._by_method().items():
+            cells = []
+            for *_, field, form in _MEASURES:
+                for name in names:
+                    value = getattr(found[name], field)
+                    cells.append(f"{'-' if value is None else format(value, form):>{width}s}")
+            lines.append(f"{method:12s}{''.join(cells)}")
+        even = {"on_animal": self.animal_area, "on_tag": self.tag_area, "pointed": self.animal_area}
+        cells = [
+            format(even[field], form) if field in even else "" for *_, field, form in _MEASURES for _ in names
+        ]
+        lines.append(f"{'even map':12s}{''.join(f'{cell:>{width}s}' for cell in cells)}".rstrip())
+        missing = [f"{f.method}: not defined for {f.classifier}" for f in self.findings if f.why]
+        return "\n".join([*lines, *missing])
+
+    def _by_method(self) -> dict[str, dict[str, Finding]]:
+        """{method: {classifier: finding}}."""
+        table: dict[str, dict[str, Finding]] = {}
+        for found in self.findings:
+            table.setdefault(found.method, {})[found.classifier] = found
+        return table
 
     def __repr__(self) -> str:
         return (
@@ -263,21 +289,23 @@ def _finding(
     )
 
 
-def _img(figure, alt: str) -> str:
+def _img(figure, alt: str, kind: str = "png") -> str:
     """A figure as an <img> that carries its own bytes."""
     import matplotlib.pyplot as plt
 
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=96)
+    options = {"pil_kwargs": {"quality": 88}} if kind == "jpeg" else {}
+    figure.savefig(buffer, format=kind, dpi=96, **options)
     plt.close(figure)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f"<img alt='{html.escape(alt, quote=True)}' src='data:image/png;base64,{data}'>"
+    return f"<img alt='{html.escape(alt, quote=True)}' src='data:image/{kind};base64,{data}'>"
 
 
 def _bars(report: Report):
     """Share of each map on the animal and on the tag, one panel for each classifier."""
     import matplotlib.pyplot as plt
     import numpy as np
+    from matplotlib.patheffects import Normal, Stroke
 
     names = list(report.accuracy)
     parts = (
@@ -294,7 +322,8 @@ def _bars(report: Report):
                 bars = ax.bar(
                     place + aside, height, 0.38, color=colour, hatch=hatch, edgecolor="white", label=label
                 )
-                ax.bar_label(bars, [f"{v:.0f}" for v in height], padding=1)
+                rim = [Stroke(linewidth=3, foreground="white"), Normal()]
+                ax.bar_label(bars, [f"{v:.0f}" for v in height], padding=2, path_effects=rim, zorder=5)
                 ax.axhline(area * 100, color=colour, linestyle=":", label=f"share of the picture {label}")
             ax.margins(y=0.12)
             ax.set_xticks(place, [f.method for f in rows])
@@ -337,7 +366,11 @@ table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular
 td, th { padding: .25rem .8rem; text-align: right; }
 th { border-bottom: 2px solid #444; vertical-align: bottom; }
 .words { text-align: left; }
-tr.first td { border-top: 1px solid #999; }
+tr.last td { border-top: 1px solid #999; }
+tr.over th { border-bottom: 1px solid #999; text-align: center; }
+dl { columns: 2 22rem; }
+dt { font-weight: 600; break-after: avoid; }
+dd { margin: 0 0 .3rem 1.2rem; break-inside: avoid; }
 .small { font-size: .9rem; color: #444; }
 @media print {
   body { margin: 0; font-size: 11px; }
@@ -382,7 +415,7 @@ def _page(report: Report, examples: dict, threshold: float) -> str:
             *_findings(report),
             "<h2>A few of the pictures</h2>",
             *(
-                _img(_sheet(name, images, maps), f"Test pictures and the maps of {name}")
+                _img(_sheet(name, images, maps), f"Test pictures and the maps of {name}", "jpeg")
                 for name, (images, maps) in examples.items()
                 if maps
             ),
@@ -430,26 +463,36 @@ def _accuracies(report: Report, threshold: float) -> list[str]:
 
 
 def _findings(report: Report) -> list[str]:
-    heads = ["map on the animals", "map on the tag", "highest point on an animal", "left after deletion"]
-    rows = [_row(["network", "method", "what it asks"], heads, "th")]
-    last = None
-    for f in report.findings:
-        kind = "first" if f.classifier != last else ""
-        words = [f.classifier if kind else "", f.method, _ASKS.get(f.method, "")]
-        last = f.classifier
-        if f.on_animal is None:
-            why = f"<td class='words' colspan='4'>not defined for this network: {html.escape(f.why)}</td>"
-            rows.append(_row(words, [], kind=kind).replace("</tr>", f"{why}</tr>"))
-        else:
-            numbers = [f"{f.on_animal:.0%}", f"{f.on_tag:.0%}", f"{f.pointed:.0%}", f"{f.deletion:.2f}"]
-            rows.append(_row(words, numbers, kind=kind))
-    chance = [f"{report.animal_area:.0%}", f"{report.tag_area:.0%}", f"{report.animal_area:.0%}", ""]
-    rows.append(_row(["a map that knows nothing", "", ""], chance, kind="first"))
+    names, table = list(report.accuracy), report._by_method()
+    spans = "".join(f"<th scope='colgroup' colspan='{len(names)}'>{words}</th>" for words, *_ in _MEASURES)
+    heads = [html.escape(name) for name in names] * len(_MEASURES)
+    rows = [f"<tr class='over'><td></td>{spans}</tr>", _row(["method"], heads, "th")]
+    for method, found in table.items():
+        values = [(getattr(found[name], field), form) for *_, field, form in _MEASURES for name in names]
+        rows.append(_row([method], ["" if v is None else format(v, form) for v, form in values]))
+    even = {"on_animal": report.animal_area, "on_tag": report.tag_area, "pointed": report.animal_area}
+    chance = [
+        format(even[field], form) if field in even else "" for *_, field, form in _MEASURES for _ in names
+    ]
+    rows.append(_row(["a map that knows nothing"], chance, kind="last"))
+    asked = [f"<dt>{html.escape(m)}</dt><dd>{_ASKS[m]}</dd>" for m in table if m in _ASKS]
+    missing = [
+        f"{html.escape(f.method)} is not defined for {html.escape(f.classifier)}."
+        for f in report.findings
+        if f.on_animal is None
+    ]
     return [
         "<div class='scroll'><table>",
         *rows,
-        "</table></div><p class='small'>A share is the part of the map's positive values inside the true "
-        "outline. Left after deletion: the mean probability of the right answer while the map's brightest "
-        "pixels are greyed first, from none to all of them; a map that finds what the network uses leaves "
-        "little.</p>",
+        "</table></div>",
+        f"<p class='small'>{' '.join(missing)}</p>" if missing else "",
+        "<dl class='small'>",
+        *asked,
+        "<dt>on the animals, on the tag</dt><dd>The part of the map's positive values inside the true "
+        "outline.</dd>",
+        "<dt>points at an animal</dt><dd>In how many pictures the map's highest value lies on one.</dd>",
+        "<dt>left after deletion</dt><dd>The mean probability of the right answer while the map's brightest "
+        "pixels are greyed first, from none to all. A map that finds what the network uses leaves "
+        "little.</dd>",
+        "</dl>",
     ]

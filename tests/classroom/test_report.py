@@ -1,6 +1,7 @@
 """The manager's report: its numbers against slow ones, what it refuses, the page that it makes."""
 
 import re
+from dataclasses import replace
 
 import matplotlib
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 import lecture7_utils as l7
-from lecture7_utils.classroom.report import METHODS, Finding, managers_report
+from lecture7_utils.classroom.report import METHODS, Finding, _accuracies, managers_report
 from lecture7_utils.shop.samples import Sample
 
 matplotlib.use("Agg")
@@ -142,10 +143,60 @@ def test_every_method_has_a_row_or_says_why_not(report):
     missing = [f for f in report.findings if f.on_animal is None]
     assert [(f.classifier, f.method) for f in missing] == [("flat", "CAM")]
     assert "global average" in missing[0].why
-    assert "not defined here" in str(report)
+    assert "CAM: not defined for flat" in str(report)
     for f in report.findings:
         if f.on_animal is not None:
             assert all(0 <= v <= 1 for v in (f.on_animal, f.on_tag, f.pointed, f.deletion))
+
+
+def test_scenes_are_drawn_once_whatever_the_number_of_classifiers(classifiers):
+    asked = []
+
+    class Drawn(list):
+        def __getitems__(self, positions):
+            asked.extend(positions)
+            return [self[k] for k in positions]
+
+    data = samples(5, 0)
+    one_by_one = managers_report(classifiers, data, count=5, methods={"saliency": l7.saliency_map}, batch=2)
+    at_once = managers_report(
+        classifiers, Drawn(data), count=5, methods={"saliency": l7.saliency_map}, batch=2
+    )
+    assert asked == [0, 1, 2, 3, 4]
+    assert at_once.findings == one_by_one.findings
+
+
+def test_text_has_a_row_for_each_method_and_a_column_for_each_classifier(report):
+    head, names, *rows = str(report).splitlines()
+    assert re.split(r"\s{2,}", head.strip()) == [
+        "on the animal",
+        "on the tag",
+        "pointing game",
+        "deletion area",
+    ]
+    assert names.split() == ["sound", "<1>", "flat"] * 4
+    found = next(f for f in report.findings if f.classifier == "flat" and f.method == "saliency")
+    row = next(row for row in rows if row.startswith("saliency")).split()
+    assert row[2::2] == [
+        f"{found.on_animal:.0%}", f"{found.on_tag:.0%}", f"{found.pointed:.0%}", f"{found.deletion:.2f}"
+    ]  # fmt: skip
+    cam = next(row for row in rows if row.startswith("CAM "))
+    assert cam.split()[2::2] == ["-"] * 4
+    assert max(map(len, (head, names, *rows))) <= 110
+
+
+@pytest.mark.parametrize(("lost", "words"), [(0.02, "does not depend"), (0.04, "depends on the tag")])
+def test_the_threshold_decides_what_the_page_says(report, lost, words):
+    changed = replace(report, accuracy={"net": 0.9}, shuffled={"net": 0.9 - lost})
+    page = "\n".join(_accuracies(changed, 0.03))
+    assert f"net {words}" in page
+    assert f"{lost * 100:.1f} points lost" in page
+
+
+def test_without_shuffled_pictures_the_page_gives_no_verdict(classifiers):
+    page = managers_report(classifiers, samples(2, 0), count=2, deletion_steps=1).html
+    assert "depend" not in page
+    assert "shuffled" not in page
 
 
 def test_the_page_stands_alone(report, tmp_path):
