@@ -15,12 +15,13 @@ from torchvision.transforms import v2
 
 from lecture7_utils.classroom import widgets as explorers
 from lecture7_utils.classroom.plots import overlay, picture
-from lecture7_utils.kernels.cam import boxes, class_activation_map
+from lecture7_utils.kernels.cam import boxes, class_activation_map, grad_cam
 from lecture7_utils.kernels.occlusion import occlude, occlusion_map
 from lecture7_utils.kernels.saliency import saliency_map, smooth_grad
 from lecture7_utils.kernels.targets import class_probability, class_score, evaluate, unit
 from lecture7_utils.shop.models import Classifier
 from lecture7_utils.shop.photos import Photo
+from lecture7_utils.shop.scenes import SPECIES, draw_scenes
 from tests.guards import refuses, unchanged
 from tests.nets import random_net
 
@@ -108,6 +109,7 @@ MAKERS = {
     "occlusion": lambda net: explorers.explore_occlusion(net, PHOTOS[0]),
     "occlusion of a class": lambda net: explorers.explore_occlusion(net, PHOTOS[1], class_probability([5])),
     "cam": lambda net: explorers.explore_cam(net, PHOTOS),
+    "offers": lambda net: explorers.explore_offers({"A": net, "B": net}, [3, 4, 5], seed=1),
 }
 
 # control: whether the picture and whether the readout has to change on its way
@@ -134,6 +136,12 @@ EXPECTED = {
         "class": (True, True),
         "threshold": (True, True),
         "blend": (True, False),
+    },
+    "offers": {
+        "photo": (True, True),
+        "tag": (True, True),
+        "without": (True, True),
+        "method": (True, False),
     },
 }
 
@@ -554,6 +562,78 @@ def test_cam_refuses_a_network_without_a_global_average():
         explorers.explore_cam(net, PHOTOS)
 
 
+# ------------------------------------------------------------------------------------------- lesson 9
+
+
+@pytest.fixture
+def offers(net):
+    """Two networks that know the shop's species."""
+    other = random_net(4, (SIDE, SIDE), classes=8, dtype=torch.float32, head="average")
+    steps = net.__dict__["_preprocess"]
+    other = Classifier(other, SPECIES, steps, "other").eval()
+    return {"first": Classifier(net.__dict__["_network"], SPECIES, steps, "one").eval(), "second": other}
+
+
+def _rows(readout: str) -> list[list[str]]:
+    lines = re.findall(r"<tr>(.*?)</tr>", readout)[1:]
+    return [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in lines]
+
+
+@pytest.mark.parametrize("tag", [None, "cat", "frog", "no tag"])
+@pytest.mark.parametrize("without", ["nothing", "the animal"])
+def test_offers_read_what_the_networks_say_of_the_changed_scene(tag, without, offers):
+    explorer = explorers.explore_offers(offers, [4, 9], seed=2)
+    explorer.controls["photo"].value = 1
+    own = draw_scenes([9], seed=2).labels[0]
+    assert explorer.controls["tag"].value == SPECIES[own]
+    if tag is not None:
+        explorer.controls["tag"].value = tag
+    explorer.controls["without"].value = without
+    drawn = draw_scenes(
+        [9],
+        seed=2,
+        tag=False if tag == "no tag" else tag or SPECIES[own],
+        leave_out=() if without == "nothing" else ("animals", "shadows"),
+    )
+    for row, (name, net) in zip(_rows(explorer.readout.value), offers.items(), strict=True):
+        first = net.top(net.preprocess(drawn.images[0]), 1)[0][0]
+        truth = "" if without != "nothing" else "right" if first.index == own else "wrong"
+        assert row == [name, first.category, f"{100 * first.probability:.1f} %", truth]
+
+
+@pytest.mark.parametrize("method", ["Grad-CAM", "SmoothGrad", "saliency"])
+def test_offers_show_the_kernels_map_of_each_networks_answer(method, offers, monkeypatch):
+    laid = []
+    monkeypatch.setattr(explorers, "overlay", lambda image, map: laid.append(map) or overlay(image, map))
+    explorer = explorers.explore_offers(offers, [4], seed=2)
+    laid.clear()
+    explorer.controls["tag"].value = "no tag"
+    explorer.controls["method"].value = method
+    image = draw_scenes([4], seed=2, tag=False).images[0]
+    kernels = {
+        "Grad-CAM": grad_cam,
+        "SmoothGrad": lambda net, images, c: smooth_grad(net, images, c, samples=4),
+        "saliency": saliency_map,
+    }
+    for got, net in zip(laid[-2:], offers.values(), strict=True):
+        images = net.preprocess(image)
+        want = kernels[method](net, images, net.top(images, 1)[0][0].index)[0]
+        torch.testing.assert_close(got, want)
+
+
+def test_offers_draw_and_ask_once_for_each_photo(offers):
+    explorer = explorers.explore_offers(offers, [4, 9], seed=2)
+    with passes(offers["first"]) as count:
+        explorer.controls["tag"].value = "frog"
+        assert len(count) == 2  # the answer and its Grad-CAM
+        explorer.controls["method"].value = "saliency"
+        assert len(count) == 3
+        explorer.controls["method"].value = "Grad-CAM"
+        explorer.controls["reset"].click()
+        explorer.controls["tag"].value = "frog"
+        assert len(count) == 3
+
+
 # ------------------------------------------------------------------------------------------- your own photo
 
 
@@ -648,6 +728,13 @@ def test_the_files_of_both_ipywidgets_are_read():
         ("classes", lambda net: explorers.explore_saliency(net, PHOTOS, 3)),
         ("net", lambda net: explorers.explore_cam(torch.nn.ReLU(), PHOTOS)),
         ("photos", lambda net: explorers.explore_cam(net, [])),
+        ("offers", lambda net: explorers.explore_offers(net, [0])),
+        ("offers", lambda net: explorers.explore_offers({}, [0])),
+        ("offers", lambda net: explorers.explore_offers({"A": torch.nn.ReLU()}, [0])),
+        ("scenes", lambda net: explorers.explore_offers({"A": net}, [])),
+        ("scenes", lambda net: explorers.explore_offers({"A": net}, 3)),
+        ("scenes", lambda net: explorers.explore_offers({"A": net}, [-1])),
+        ("seed", lambda net: explorers.explore_offers({"A": net}, [0], seed=-1)),
         ("target", lambda net: explorers.explore_occlusion(net, PHOTOS[0], 8)),
         ("target", lambda net: explorers.explore_occlusion(net, PHOTOS[0], [1, 2])),
         ("target", lambda net: explorers.explore_occlusion(net, PHOTOS[0], "dog")),
