@@ -3,8 +3,9 @@
 import base64
 import html
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -64,6 +65,8 @@ class Finding:
     pointed: share of the pictures in which the map's largest value lies on an animal.
     deletion: area under the deletion curve of the class probability, less is better.
     All four are None, and `why` says so, where the method is not defined for the classifier.
+    each: the same four picture by picture, {field: one number a picture}; NaN for a share of a map that is
+    nowhere positive, and for a share on the tag where there is none. Empty where the four are None.
     """
 
     classifier: str
@@ -73,6 +76,7 @@ class Finding:
     pointed: float | None = None
     deletion: float | None = None
     why: str = ""
+    each: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
 
 # what a table shows of a finding: heading on the page, heading in text, field, format
@@ -112,18 +116,28 @@ class Report:
         ]
         for method, found in self._by_method().items():
             cells = []
-            for *_, field, form in _MEASURES:
+            for *_, key, form in _MEASURES:
                 for name in names:
-                    value = getattr(found[name], field)
+                    value = getattr(found[name], key)
                     cells.append(f"{'-' if value is None else format(value, form):>{width}s}")
             lines.append(f"{method:12s}{''.join(cells)}")
         even = {"on_animal": self.animal_area, "on_tag": self.tag_area, "pointed": self.animal_area}
-        cells = [
-            format(even[field], form) if field in even else "" for *_, field, form in _MEASURES for _ in names
-        ]
+        cells = [format(even[key], form) if key in even else "" for *_, key, form in _MEASURES for _ in names]
         lines.append(f"{'even map':12s}{''.join(f'{cell:>{width}s}' for cell in cells)}".rstrip())
         missing = [f"{f.method}: not defined for {f.classifier}" for f in self.findings if f.why]
         return "\n".join([*lines, *missing])
+
+    def finding(self, classifier: str, method: str) -> Finding:
+        """What this method says about this classifier. Raises `ValueError` for names that are not here."""
+        for found in self.findings:
+            if (found.classifier, found.method) == (classifier, method):
+                return found
+        known = ", ".join(f"{f.classifier!r} and {f.method!r}" for f in self.findings)
+        raise ValueError(f"classifier, method: expected {known}, got {classifier!r} and {method!r}")
+
+    def plot(self):
+        """The figure of the page: each map's share on the animals and on the tag. Returns it, unshown."""
+        return _bars(self)
 
     def _by_method(self) -> dict[str, dict[str, Finding]]:
         """{method: {classifier: finding}}."""
@@ -271,7 +285,6 @@ def _finding(
     net: Classifier, data: _Data, maps: Tensor, name: str, method: str, steps: int, batch: int
 ) -> Finding:
     positive = maps.clamp(min=0)
-    has_tag = data.tags.flatten(1).any(1)
     grey = net.colour(127, 127, 127)
     areas = []
     for images, labels, part in zip(
@@ -279,14 +292,18 @@ def _finding(
     ):
         curve = deletion_curve(net, images, class_probability(labels), part, steps=steps, baseline=grey)
         areas.append(curve.area)
-    return Finding(
-        name,
-        method,
-        share_inside(positive, data.animals).nanmean().item(),
-        share_inside(positive, data.tags)[has_tag].nanmean().item() if has_tag.any() else 0.0,
-        pointing_game(maps, data.animals, tolerance=0).float().mean().item(),
-        torch.cat(areas).mean().item(),
-    )
+    on_tag = share_inside(positive, data.tags)
+    on_tag[~data.tags.flatten(1).any(1)] = torch.nan
+    each = {
+        "on_animal": share_inside(positive, data.animals),
+        "on_tag": on_tag,
+        "pointed": pointing_game(maps, data.animals, tolerance=0).float(),
+        "deletion": torch.cat(areas),
+    }
+    means = {key: values.nanmean().item() for key, values in each.items()}
+    if math.isnan(means["on_tag"]):  # not one tag
+        means["on_tag"] = 0.0
+    return Finding(name, method, **means, each={key: tuple(values.tolist()) for key, values in each.items()})
 
 
 def _img(figure, alt: str, kind: str = "png") -> str:
@@ -468,12 +485,10 @@ def _findings(report: Report) -> list[str]:
     heads = [html.escape(name) for name in names] * len(_MEASURES)
     rows = [f"<tr class='over'><td></td>{spans}</tr>", _row(["method"], heads, "th")]
     for method, found in table.items():
-        values = [(getattr(found[name], field), form) for *_, field, form in _MEASURES for name in names]
+        values = [(getattr(found[name], key), form) for *_, key, form in _MEASURES for name in names]
         rows.append(_row([method], ["" if v is None else format(v, form) for v, form in values]))
     even = {"on_animal": report.animal_area, "on_tag": report.tag_area, "pointed": report.animal_area}
-    chance = [
-        format(even[field], form) if field in even else "" for *_, field, form in _MEASURES for _ in names
-    ]
+    chance = [format(even[key], form) if key in even else "" for *_, key, form in _MEASURES for _ in names]
     rows.append(_row(["a map that knows nothing"], chance, kind="last"))
     asked = [f"<dt>{html.escape(m)}</dt><dd>{_ASKS[m]}</dd>" for m in table if m in _ASKS]
     missing = [

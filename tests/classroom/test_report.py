@@ -1,9 +1,11 @@
 """The manager's report: its numbers against slow ones, what it refuses, the page that it makes."""
 
+import math
 import re
 from dataclasses import replace
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
@@ -105,6 +107,31 @@ def test_numbers_against_a_plain_loop(classifiers, report):
     assert report.tag_area == pytest.approx(4 / 5 * 20 / SIDE**2)
 
 
+def test_each_picture_has_its_own_numbers(report):
+    found = report.finding("flat", "SmoothGrad")
+    assert set(found.each) == {"on_animal", "on_tag", "pointed", "deletion"}
+    assert all(len(values) == 5 for values in found.each.values())
+    for name in ("on_animal", "pointed", "deletion"):
+        assert sum(found.each[name]) / 5 == pytest.approx(getattr(found, name), abs=1e-6)
+    # the first picture has no tag
+    assert math.isnan(found.each["on_tag"][0])
+    assert sum(found.each["on_tag"][1:]) / 4 == pytest.approx(found.on_tag, abs=1e-6)
+    assert report.finding("flat", "CAM").each == {}
+    with pytest.raises(ValueError, match=r"expected .*'flat' and 'CAM'.*, got 'flat' and 'X-ray'"):
+        report.finding("flat", "X-ray")
+
+
+def test_the_figure_shows_every_finding(report):
+    figure = report.plot()
+    assert [ax.get_title() for ax in figure.axes] == ["sound <1>", "flat"]
+    for ax in figure.axes:
+        rows = [f for f in report.findings if f.classifier == ax.get_title() and f.on_animal is not None]
+        heights = [patch.get_height() for patch in ax.patches]
+        assert heights == pytest.approx([100 * f.on_animal for f in rows] + [100 * f.on_tag for f in rows])
+        assert [label.get_text() for label in ax.get_xticklabels()] == [f.method for f in rows]
+    plt.close(figure)
+
+
 def test_a_map_that_knows_the_truth_scores_one(classifiers):
     data = samples(4, 2)
     net = classifiers["sound <1>"]
@@ -163,7 +190,7 @@ def test_scenes_are_drawn_once_whatever_the_number_of_classifiers(classifiers):
         classifiers, Drawn(data), count=5, methods={"saliency": l7.saliency_map}, batch=2
     )
     assert asked == [0, 1, 2, 3, 4]
-    assert at_once.findings == one_by_one.findings
+    assert [f.on_animal for f in at_once.findings] == [f.on_animal for f in one_by_one.findings]
 
 
 def test_text_has_a_row_for_each_method_and_a_column_for_each_classifier(report):
