@@ -6,6 +6,7 @@ calls, whatever its layers are named and whether they are modules or plain funct
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +72,8 @@ class Late:
 
     def __init__(self, model: nn.Module, mode: TorchFunctionMode):
         self._mode = mode
-        self._convolutions = [m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)]
-        self.missed_some = len(self._convolutions) > 4
+        self._last = list(islice(_convolutions_backwards(model), 5))
+        self.missed_some = len(self._last) > 4
         self._on = False
 
     def __enter__(self) -> "Late":
@@ -85,7 +86,7 @@ class Late:
 
         self._handles = []
         if self.missed_some:
-            for module in self._convolutions[-4:]:
+            for module in self._last[:4]:
                 self._handles.append(module.register_forward_pre_hook(start))
         else:
             self._start()
@@ -100,6 +101,15 @@ class Late:
             handle.remove()
         if self._on:
             self._mode.__exit__(*raised)
+
+
+def _convolutions_backwards(module: nn.Module) -> Iterator[nn.Module]:
+    """The convolutions inside, the one defined last first; it looks no further than it is asked for."""
+    for child in reversed(module._modules.values()):
+        if child is not None:
+            yield from _convolutions_backwards(child)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        yield module
 
 
 # ---- the global average and the linear layer that takes it
@@ -138,21 +148,26 @@ class _AverageWatch(TorchFunctionMode):
         super().__init__()
         self.found = ""
         self.last = ""
+        self._noted = False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name == "__get__":
             return func(*args, **kwargs)
-        # before the step: one in place makes a note void
-        notes = [note for tensor in _tensors(args, kwargs) if (note := _note(tensor)) is not None]
+        notes = []
+        if self._noted:  # looked at before the step: one in place makes a note void
+            notes = [note for tensor in _tensors(args, kwargs) if (note := _note(tensor)) is not None]
         out = func(*args, **kwargs)
         if not isinstance(out, Tensor | tuple | list):
             return out
         self.last = name
+        if not notes and name not in _AVERAGES and name not in _VIEWS:
+            return out
         new = self._step(name, args, kwargs, out, notes) if isinstance(out, Tensor) else None
         if new is not None:
             setattr(out, _NOTE, replace(new, version=_version(out)))
+            self._noted = True
         elif notes:
             self._ruled_out(name, notes[0])
             if isinstance(out, Tensor):  # an in-place step gives the tensor that carries the old note
