@@ -21,7 +21,7 @@ from torch import nn
 from torchvision import models, transforms
 
 from lecture7_utils.kernels.layers import activations, find_layer
-from lecture7_utils.shop.models import Classifier, LayerTable, imagenet_categories, load_model
+from lecture7_utils.shop.models import EMBEDDED, Classifier, LayerTable, imagenet_categories, load_model
 from lecture7_utils.shop.photos import photo, photos
 from tests.guards import refuses, unchanged
 from tests.nets import random_net
@@ -760,7 +760,7 @@ def test_model_name_of_another_type(name):
     refuses("name", load_model, name, "cpu")
 
 
-@given(st.text(max_size=200).filter(lambda text: text not in (*models.list_models(), "efficientnet_lite0")))
+@given(st.text(max_size=200).filter(lambda text: text not in (*models.list_models(), *EMBEDDED)))
 def test_unknown_names(name):
     refuses("name", load_model, name, "cpu", says="efficientnet_lite0")
 
