@@ -393,7 +393,7 @@ def _look(species: str) -> _Look:
 def _windows(
     figures: Figures, table: _Table, look: _Look, scale: Tensor, shift: Tensor, sharp: Tensor
 ) -> tuple[tuple[int, int, int, int], list[tuple[slice, slice] | None]]:
-    """The window that holds all animals, (top, bottom, left, right) from their origins, and each part's in it."""
+    """The window of all animals, (top, bottom, left, right) from their origins, and each part's in it."""
     margin = (
         look.margin + look.margin_units * scale[:, None]
     )  # of the field, which falls by 1 in about a pixel

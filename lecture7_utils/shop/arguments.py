@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 def whole(value: object, name: str, low: int | None = None, high: int | None = None) -> int:
-    """Return `value` as an int in [low, high]; `TypeError` if it is none (a bool isn't), `ValueError` outside."""
+    """Return `value` as an int in [low, high]; `TypeError` for other kinds, `ValueError` outside."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: expected an int, got {value!r}")
     try:
@@ -17,7 +17,7 @@ def whole(value: object, name: str, low: int | None = None, high: int | None = N
 
 
 def number(value: object, name: str, low: float | None = None, high: float | None = None) -> float:
-    """Return `value` as a finite float in [low, high]; `TypeError` if it is no number, `ValueError` outside."""
+    """Return `value` as a finite float in [low, high]; `TypeError` for other kinds, `ValueError` outside."""
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     given = float(value)

@@ -22,7 +22,8 @@ from lecture7_utils.shop.drawing import (
 )
 
 _WALLS = colours(
-    "f0dcb8", "e8cfae", "cfd6bd", "b9cfc9", "c4cfdd", "ecc9b6", "e3c9cf", "e6d28f", "a9bfae", "d9b99a", "8fb0b0", "c98f72"
+    "f0dcb8", "e8cfae", "cfd6bd", "b9cfc9", "c4cfdd", "ecc9b6",
+    "e3c9cf", "e6d28f", "a9bfae", "d9b99a", "8fb0b0", "c98f72",
 )  # fmt: skip
 _TRIMS = colours("fbf3e2", "f4ead6", "e9ddc6", "8a6246", "6f8f86")
 _PALE_TRIMS = _TRIMS[:3]
@@ -42,7 +43,7 @@ class _Board:
 
     u, v: the pixels' centres, 0 to 1 to the right and down, [1, 1, 1, w] and [1, 1, h, 1].
     back, front: [N, 1, 1, 1], where the ground starts at the wall and where its nearest animals stand.
-    image: [N, 3, h, w], colours without light; lit: [N, 1, h, w], the light on them, multiplied in at the end.
+    image: [N, 3, h, w], colours without light; lit: [N, 1, h, w], the light on them, multiplied in last.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class _Board:
         return part
 
     def window(self, left=0.0, right=1.0, top=0.0, bottom=1.0) -> "_Board":
-        """The part of the pictures between these lines, the outermost of all scenes; painting it paints them."""
+        """The part of the pictures between these lines, the outermost of all; painting it paints them."""
 
         def pixels(low, high) -> slice:
             low, high = (
@@ -106,7 +107,7 @@ class _Board:
         return part
 
     def add(self, draw: Callable[["_Board"], None], name: str, low: float, high: float) -> None:
-        """Let `draw` paint on the scenes whose number of this name is in [low, high); it has to take a window."""
+        """Let `draw` paint on the scenes whose number of this name is in [low, high), in a window."""
         thrown = self.number(name).flatten()
         at = ((thrown >= low) & (thrown < high)).nonzero()[:, 0]
         if not len(at):

@@ -30,19 +30,18 @@ class Sample:
     tag: int = -1
 
     def __post_init__(self):
+        def is_(value: Tensor) -> str:
+            return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+
         if self.image.ndim != 3 or self.image.shape[0] != 3 or not self.image.is_floating_point():
-            raise ValueError(f"image: expected a float tensor [3, H, W], got {list(self.image.shape)}")
-        height, width = self.image.shape[1:]
-        count = self.labels.shape[0]
-        for name, value, shape in (
-            ("masks", self.masks, (count, height, width)),
-            ("boxes", self.boxes, (count, 4)),
-            ("tag_mask", self.tag_mask, (height, width)),
-        ):
-            if tuple(value.shape) != shape:
-                raise ValueError(f"{name}: expected the shape {list(shape)}, got {list(value.shape)}")
-        if self.masks.dtype != torch.bool or self.tag_mask.dtype != torch.bool:
-            raise TypeError("masks, tag_mask: expected bool tensors")
+            raise ValueError(f"image: expected a float tensor [3, H, W], got {is_(self.image)}")
+        size, count = list(self.image.shape[1:]), len(self.labels)
+        for name, shape in (("masks", [count, *size]), ("boxes", [count, 4]), ("tag_mask", size)):
+            value = getattr(self, name)
+            kind = "float" if name == "boxes" else "bool"
+            right = value.is_floating_point() if name == "boxes" else value.dtype == torch.bool
+            if list(value.shape) != shape or not right:
+                raise ValueError(f"{name}: expected a {kind} tensor {shape}, got {is_(value)}")
 
     @property
     def mask(self) -> Tensor:

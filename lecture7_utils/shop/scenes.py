@@ -29,7 +29,7 @@ PARTS = ("animals", "shadows", "tag")
 _TAGS = colours("2f6fd0", "e0483e", "8b4fb8", "f08a24", "17a6a6", "ec5fa0", "3fa34d", "f2c11f")
 _CORD, _INK = colours("5a4632"), colours("fff6e4")
 _MOST = 3  # animals in a scene
-_SIDES = {1: (0.30, 0.72), 2: (0.29, 0.46), 3: (0.25, 0.36)}  # sqrt(area of an animal's box) over the side
+_SIDES = {1: (0.29, 0.68), 2: (0.29, 0.46), 3: (0.25, 0.36)}  # sqrt(area of an animal's box) over the side
 _CHUNK = 60_000  # pixels of animals drawn at once: a few planes of them fit the cache
 _SHADOW_CHUNK = 400_000
 _BACKDROP_CHUNK = 75_000  # the same for backdrops
@@ -248,7 +248,7 @@ class Scenes(Dataset):
         return [drawn.sample(i) for i in range(len(drawn))]
 
 
-# ---------------------------------------------------------------- the plan of a scene: numbers only, on the CPU
+# ---------------------------------------------------------------- the plan: numbers only, on the CPU
 
 
 @dataclass
@@ -335,8 +335,8 @@ def _cast(dice: Dice, count: Tensor, options: _Options) -> Tensor:
 def _places(
     dice: Dice, count: Tensor, left: Tensor, right: Tensor, height: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale, x and base row of each animal, float64 [N, most], over the picture's side; slot 0 is in front."""
-    n, most = left.shape
+    """Scale, x and base row of each animal, float64 [N, most], over the side; slot 0 is in front."""
+    most = left.shape[1]
     names = range(most)
     width = (right - left).clamp(min=1e-6)
     low, high = (
@@ -351,7 +351,7 @@ def _places(
     depth[:, 0] = 0
     depth = depth.cumsum(1)
     there = torch.arange(most) < count[:, None]
-    least = torch.where(there, height * scale + depth + 0.03, 0.0).amax(1).clamp(min=0.42)
+    least = torch.where(there, height * scale + depth + 0.03, 0.0).amax(1).clamp(min=0.38)
     base = (least + (0.965 - least).clamp(min=0) * dice.one("base"))[:, None] - depth
 
     wide = width * scale
@@ -425,7 +425,8 @@ def _draw(indices: Tensor, options: _Options) -> SceneBatch:
     tag_masks = torch.zeros(n, size, size, dtype=torch.bool, device=device)
     tagged = (plan.tag >= 0).nonzero()[:, 0] if "tag" not in options.leave_out else plan.tag[:0]
     for part in tagged.split(max(1, _BACKDROP_CHUNK // size**2)):
-        _hang(images, tag_masks, plan, part, size)
+        if len(part):
+            _hang(images, tag_masks, plan, part, size)
     masks &= ~tag_masks[:, None]
     species = plan.species.to(device)
     tags = plan.tag if "tag" not in options.leave_out else torch.full_like(plan.tag, -1)
@@ -499,7 +500,7 @@ def _chunks(cost: Tensor, most: float) -> list[Tensor]:
 def _shadow(
     bounds: Tensor, centre: Tensor, light: Tensor, device: torch.device
 ) -> tuple[Tensor, list[int], list[int]]:
-    """The light that the ground keeps beside animals: float32 [M, 1, h, w], the windows' first rows and columns.
+    """The light that the ground keeps: float32 [M, 1, h, w], and the windows' first rows and columns.
 
     bounds: float64 [M, 4], left, right, bottom, top of the outline from the centre, in pixels.
     """

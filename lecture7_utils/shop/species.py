@@ -154,7 +154,7 @@ _CAT = Rig(
         for coat in _fur(*_COATS, "f0a860 c06a25 fff0da", "9aa0a8 5b6068 eef0f2", "57463c 3a2d26 8a7767")
         for iris in ("9ac24a", "e9b33a", "6fb3c9")
     ),
-    patterns=("stripes", "stripes", "plain", "patches"),
+    patterns=("stripes",),
 )
 
 _DOG = Rig(
@@ -223,7 +223,7 @@ _DOG = Rig(
         for coat in _fur(*_COATS)
         for collar in ("b5473c", "3f7a78", "c9a23c")
     ),
-    patterns=("plain", "plain", "patches", "spots"),
+    patterns=("patches", "patches", "spots"),
 )
 
 _RABBIT = Rig(
@@ -280,8 +280,8 @@ _RABBIT = Rig(
         _mark("nose", "pink", (0, -0.05, 0.032, 0.023), head=True, depth=0.11),
     ),
     palettes=_fur(*_COATS, "fbf3e6 d8bfa0 ffffff", "a58a76 6f5a4b efe2d4"),
-    hair=0.011,
-    patterns=("plain", "plain", "patches"),
+    hair=0.013,
+    patterns=("plain",),
 )
 
 _SPIKES = tuple(
@@ -295,8 +295,9 @@ _SPIKES = tuple(
             0.12,
         )
         for c, s, r in (
-            (-0.99, -0.10, 1.0), (-0.98, 0.17, 1.04), (-0.90, 0.42, 1.0), (-0.77, 0.64, 1.05), (-0.57, 0.82, 1.0),
-            (-0.34, 0.94, 1.05), (-0.09, 1.0, 1.0), (0.17, 0.98, 1.05), (0.42, 0.91, 1.0), (0.64, 0.77, 1.03),
+            (-0.99, -0.10, 1.0), (-0.98, 0.17, 1.04), (-0.90, 0.42, 1.0), (-0.77, 0.64, 1.05),
+            (-0.57, 0.82, 1.0), (-0.34, 0.94, 1.05), (-0.09, 1.0, 1.0), (0.17, 0.98, 1.05),
+            (0.42, 0.91, 1.0), (0.64, 0.77, 1.03),
         )
     )
 )  # fmt: skip
