@@ -207,21 +207,26 @@ def managers_report(
     after: dict[str, float] = {}
     examples: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
     areas = (0.0, 0.0)
-    for name, net in classifiers.items():
-        data = _prepared(net, truth)
-        areas = (data.animals.float().mean().item(), data.tags.float().mean().item())
-        accuracy[name] = _accuracy(net, data.images, data.labels, batch)
-        if exchanged is not None:
-            after[name] = _accuracy(net, *_pictures(net, exchanged), batch)
-        shown: dict[str, Tensor] = {}
-        for method_name, method in methods.items():
-            maps = _maps(net, data, method, batch, progress, f"{name}: {method_name}")
-            if isinstance(maps, str):
-                findings.append(Finding(name, method_name, why=maps))
-                continue
-            findings.append(_finding(net, data, maps, name, method_name, deletion_steps, batch))
-            shown[method_name] = maps[:SHOWN].cpu()
-        examples[name] = (net.display(data.images[:SHOWN]).cpu(), shown)
+    from tqdm.auto import tqdm
+
+    with tqdm(total=len(classifiers) * len(methods), disable=not progress, desc="methods") as bar:
+        for name, net in classifiers.items():
+            data = _prepared(net, truth)
+            areas = (data.animals.float().mean().item(), data.tags.float().mean().item())
+            accuracy[name] = _accuracy(net, data.images, data.labels, batch)
+            if exchanged is not None:
+                after[name] = _accuracy(net, *_pictures(net, exchanged), batch)
+            shown: dict[str, Tensor] = {}
+            for method_name, method in methods.items():
+                bar.set_postfix_str(f"{name}: {method_name}")
+                maps = _maps(net, data, method, batch)
+                if isinstance(maps, str):
+                    findings.append(Finding(name, method_name, why=maps))
+                else:
+                    findings.append(_finding(net, data, maps, name, method_name, deletion_steps, batch))
+                    shown[method_name] = maps[:SHOWN].cpu()
+                bar.update()
+            examples[name] = (net.display(data.images[:SHOWN]).cpu(), shown)
 
     report = Report(tuple(findings), accuracy, after if shuffled is not None else None, *areas, count, "")
     return replace(report, html=_page(report, examples, threshold))
@@ -267,14 +272,9 @@ def _accuracy(net: Classifier, images: Tensor, labels: Tensor, batch: int) -> fl
     return right / len(labels)
 
 
-def _maps(
-    net: Classifier, data: _Data, method: Method, batch: int, progress: bool, what: str
-) -> Tensor | str:
-    parts = list(zip(data.images.split(batch), data.labels.split(batch), strict=True))
-    if progress:
-        from tqdm.auto import tqdm
-
-        parts = tqdm(parts, desc=what)
+def _maps(net: Classifier, data: _Data, method: Method, batch: int) -> Tensor | str:
+    """The maps [N, H, W], or why the method gives none for this classifier."""
+    parts = zip(data.images.split(batch), data.labels.split(batch), strict=True)
     try:
         return torch.cat([method(net, images, labels) for images, labels in parts])
     except ValueError as error:
