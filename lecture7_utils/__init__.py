@@ -21,6 +21,15 @@ _HOME = {
     "collage": "shop.photos",
     "load_model": "shop.models",
     "Classifier": "shop.models",
+    "Scenes": "shop.scenes",
+    "draw_scenes": "shop.scenes",
+    "scene": "shop.scenes",
+    "SPECIES": "shop.scenes",
+    "Sample": "shop.samples",
+    "pets": "shop.pets",
+    "PetNet": "shop.petnet",
+    "to_global_average_pooling": "shop.petnet",
+    "fit_head": "shop.petnet",
     # what is explained, and where in the network
     "class_score": "kernels.targets",
     "class_probability": "kernels.targets",
@@ -46,6 +55,8 @@ _HOME = {
     "class_activation_map": "kernels.cam",
     "grad_cam": "kernels.cam",
     "boxes": "kernels.cam",
+    # lesson 9
+    "managers_report": "classroom.report",
     # figures
     "overlay": "classroom.plots",
     "normalise": "classroom.plots",
