@@ -80,8 +80,7 @@ def class_activation_map(
                 f"layer: expected the layer whose map {list(tail.map.shape)} is averaged, as it is averaged, "
                 f"got {layer!r}; leave layer=None to have the map found"
             )
-        classes = torch.arange(scores.shape[1], device=scores.device).expand(scores.shape)
-        return _resized(_class_map(tail, read_class(classes, target), images.dtype), size)
+        return _resized(_class_map(tail, scores, target, images.dtype), size)
 
 
 def _keep(given: list[tuple[Tensor, int]]):
@@ -101,11 +100,18 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _class_map(tail: AveragedMap, classes: Tensor, dtype: torch.dtype) -> Tensor:
+def _class_map(tail: AveragedMap, scores: Tensor, target: ClassScore, dtype: torch.dtype) -> Tensor:
     """M_c of each image's class: [N, h, w]."""
-    features = tail.map.to(dtype)
+    features, (n, count) = tail.map.to(dtype), scores.shape
+    if isinstance(target.classes, int) and target.classes < count:
+        one = target.classes
+        if tail.weight is None:
+            return features[:, one].clone()
+        return _weighted(features, tail.weight[one].to(dtype).expand(n, -1))
+    # the classes, read out of their own numbers: so that wrong ones are refused as everywhere
+    classes = read_class(torch.arange(count, device=scores.device).expand(n, count), target)
     if tail.weight is None:
-        return features[torch.arange(len(classes), device=classes.device), classes]
+        return features[torch.arange(n, device=classes.device), classes]
     return _weighted(features, tail.weight[classes].to(dtype))
 
 
@@ -170,7 +176,7 @@ def _tapped(
             return tap, values(model, images.clone(), target)
     tap = LastMap(len(images))
     if not isinstance(target, Unit):
-        with Late(model, tap) as late:
+        with Late(model, tap, last=4) as late:
             value = values(model, images.clone(), target)
         if tap.features is not None or not late.missed_some:
             return tap, value

@@ -41,7 +41,7 @@ def find_averaged_map(model: nn.Module, images: Tensor) -> tuple[Tensor, Average
     Raises `NoAverage` for any other end.
     """
     watch = _AverageWatch()
-    with Late(model, watch) as late:
+    with Late(model, watch, last=1) as late:
         scores = class_scores(model, images)
     if late.missed_some and _note(scores) is None and not watch.found:
         # nothing seen from there on: the average may stand before
@@ -63,17 +63,19 @@ def _nothing_found(model: nn.Module, scores: Tensor, last: str) -> str:
 
 
 class Late:
-    """Inside, a mode is on from the first of the network's last four convolutions on.
+    """Inside, a mode is on from the first of the network's last convolutions on.
 
     A mode costs microseconds at every function, and only the end of the pass matters here. Which
     convolutions are last is guessed from the order of definition: a wrong guess starts the mode early, or
     too late; so `missed_some` says whether it was off for a part of the pass.
+
+    last: how many convolutions; the network's own forward pass may leave some of them out.
     """
 
-    def __init__(self, model: nn.Module, mode: TorchFunctionMode):
+    def __init__(self, model: nn.Module, mode: TorchFunctionMode, last: int):
         self._mode = mode
-        self._last = list(islice(_convolutions_backwards(model), 5))
-        self.missed_some = len(self._last) > 4
+        self._last = list(islice(_convolutions_backwards(model), last + 1))
+        self.missed_some = len(self._last) > last
         self._on = False
 
     def __enter__(self) -> "Late":
@@ -86,7 +88,7 @@ class Late:
 
         self._handles = []
         if self.missed_some:
-            for module in self._last[:4]:
+            for module in self._last[:-1]:
                 self._handles.append(module.register_forward_pre_hook(start))
         else:
             self._start()
