@@ -415,8 +415,8 @@ def _meadow(board: _Board) -> None:
     ragged = texture(FUR, lawn.v * 10, lawn.u * 420) * 0.022
     alpha = lawn.cover(lawn.v - lawn.back - 0.008 + ragged)
     across = (lawn.u - 0.5) * near
-    blades = texture(FUR, near * 260, across * 120 + board.number("blades") * 300)
-    swell = texture(CLOUD, near * 90, across * 60 + board.number("swell") * 300)
+    blades = texture(FUR, near * 420, across * 330 + board.number("blades") * 300)
+    swell = texture(CLOUD, near * 180, across * 110 + board.number("swell") * 300)
     lawn.paint(green, alpha, blades.mul_(0.34).add_(swell.mul_(0.22)).add_(0.64 + 0.4 * depth))
     board.add(_flowers, "flowers", 0, 0.75)
 

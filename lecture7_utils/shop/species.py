@@ -529,7 +529,7 @@ _DUCK = Rig(
         )
     ),
     hair=0.004,
-    patterns=("feathers", "plain"),
+    patterns=("feathers",),
     turn=(0.0, 0.0),
 )
 
@@ -670,7 +670,7 @@ _FROG = Rig(
         )
     ),
     hair=0.0,
-    patterns=("spots", "patches", "plain"),
+    patterns=("spots", "spots", "patches"),
     turn=(-0.6, 1.0),
     tilt=7.0,
 )
@@ -693,5 +693,5 @@ PATTERNS = {
     "patches": (0.0, 1.0, 0.62, 14.0, 1.0, 0.0, 150.0),
     "spots": (0.0, 1.0, 0.72, 11.0, 1.0, 0.0, 400.0),
     "quills": (0.9, 0.35, 0.70, 2.6, 7.0, -9.0, 500.0),
-    "feathers": (0.6, 0.45, 0.78, 2.2, 5.0, 8.0, 400.0),
+    "feathers": (0.7, 0.4, 0.68, 2.6, 5.0, 9.0, 400.0),
 }
