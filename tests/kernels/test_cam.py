@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lecture7_utils.kernels.cam import Boxes, boxes, class_activation_map, grad_cam, largest_box
 from lecture7_utils.kernels.targets import class_probability, class_score, evaluate, unit
+from lecture7_utils.shop.petnet import PetNet, to_global_average_pooling
 from tests.guards import refuses, unchanged
 from tests.nets import random_images, random_net
 
@@ -467,6 +468,24 @@ def test_cam_and_grad_cam_agree_up_to_the_number_of_places():
     grad = grad_cam(net, images, 1, size=None, relu=False)
     close(grad, cam / (cam.shape[1] * cam.shape[2]), 1e-12)
     close(grad_cam(net, images, 1), grad_cam(net, images, 1, "body"), 1e-12)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_petnet(average):
+    net = PetNet(size=32, blocks=((4,), (6, 6), (5,))).double()
+    if average:
+        net = to_global_average_pooling(net)
+    images, classes = random_images(2, 3, (32, 32)), [0, 3, 2]
+    layer = f"features.{len(net.features) - 1}"
+    grad = grad_cam(net, images, classes, size=None, relu=False)
+    assert grad.shape == (3, 8, 8)
+    assert torch.equal(grad_cam(net, images, classes, layer, size=None, relu=False), grad)
+    if average:
+        cam = class_activation_map(net, images, classes, size=None)
+        close(grad * 64, cam)
+        close(cam.mean((1, 2)) + net.classifier.bias.detach()[classes], evaluate(net, images, classes))
+    else:
+        refuses("model", class_activation_map, net, images, 0, says=r"takes a map \[3, 5, 8, 8\] flattened")
 
 
 class Squeezed(nn.Module):
