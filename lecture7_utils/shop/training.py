@@ -188,7 +188,7 @@ def gap_head(petnet: PetNet, *, scenes: int = HEAD_SCENES, progress: bool = True
 
 
 def write_weights(net: PetNet, path: Path) -> str:
-    """Write a network in float16, with what it takes to rebuild it, and note its SHA-256 beside it: returned."""
+    """Write a network in float16 with what rebuilds it, and its SHA-256 beside it; return that."""
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "categories": ",".join(net.categories),
