@@ -19,12 +19,13 @@ from lecture7_utils.kernels.targets import class_scores
 class AveragedMap:
     """The end of a network whose scores are linear in the average of one map.
 
-    map: [N, C, h, w], what is averaged over its positions. weight: [K, C], of the linear layer that takes
-    the average; None where the average is the scores, then C = K.
+    map: [N, C, h, w], what is averaged over its positions. weight: [K, C] and bias: [K] or None, of the
+    linear layer that takes the average; both None where the average is the scores, then C = K.
     """
 
     map: Tensor
     weight: Tensor | None
+    bias: Tensor | None
 
 
 class NoAverage(Exception):
@@ -51,7 +52,7 @@ def find_averaged_map(model: nn.Module, images: Tensor) -> tuple[Tensor, Average
         raise NoAverage(watch.found or _nothing_found(model, scores, watch.last))
     if _version(note.map) != note.map_version:
         raise NoAverage(f"a map {_shape(note.map)} that is overwritten after it was averaged")
-    return scores, AveragedMap(note.map, note.weight)
+    return scores, AveragedMap(note.map, note.weight, note.bias)
 
 
 def _nothing_found(model: nn.Module, scores: Tensor, last: str) -> str:
@@ -139,6 +140,7 @@ class _Note:
     map_version: int
     version: int = 0
     weight: Tensor | None = None
+    bias: Tensor | None = None
 
 
 class _AverageWatch(TorchFunctionMode):
@@ -250,6 +252,7 @@ def _flattened(x: Tensor, out: Tensor) -> _Note | None:
 
 def _linear(name, args: tuple, kwargs: dict, x: Tensor, note: _Note, out: Tensor) -> _Note | None:
     weight = args[1] if len(args) > 1 else kwargs["weight"]
+    bias = args[2] if len(args) > 2 else kwargs.get("bias")
     if name == "conv2d":
         padding = args[4] if len(args) > 4 else kwargs.get("padding", 0)
         unpadded = isinstance(padding, str) or _pair(padding) == (0, 0)
@@ -261,7 +264,7 @@ def _linear(name, args: tuple, kwargs: dict, x: Tensor, note: _Note, out: Tensor
     # a grouped 1 × 1 convolution has fewer columns than the map has channels
     if weight.shape[1] != note.map.shape[1]:
         return None
-    return replace(note, kind="scores", weight=weight.detach())
+    return replace(note, kind="scores", weight=weight.detach(), bias=None if bias is None else bias.detach())
 
 
 def _note(tensor: Tensor) -> _Note | None:
