@@ -185,7 +185,7 @@ ALSO_RIGHT = [
     ("1c", _average_in_one_pass),
     ("2a", _starts_by_a_loop),
     ("2a", lambda n, w, s: range(0, n - w + s, s)),
-    ("2b", lambda x, t, e, w, v: checks._filled(x, t, e, w, w, v)),
+    ("2b", lambda x, t, e, w, v: checks.lesson2._filled(x, t, e, w, w, v)),
     ("2c", _lists_of_lists),
     ("3a", lambda f, w, c: torch.einsum("k,nkhw->nhw", w[c], f)),
     ("3a", lambda f, w, c: torch.nn.functional.conv2d(f, w[:, :, None, None])[:, c]),

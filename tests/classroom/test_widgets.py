@@ -259,7 +259,7 @@ def test_a_button_whose_work_fails_can_be_pressed_again(name, button, error, net
 
 def test_driving_fails_on_what_a_click_swallows(net, monkeypatch):
     explorer = MAKERS["occlusion"](net)
-    monkeypatch.setattr(explorers, "_running", lambda *_: 1 / 0)
+    monkeypatch.setattr(explorers.lesson2, "running", lambda *_: 1 / 0)
     with pytest.raises(AssertionError, match=r"sweep: ZeroDivisionError"):
         drive_all(explorer)
 
@@ -343,7 +343,7 @@ def test_saliency_computes_a_gradient_once_and_shows_it_many_times(net):
 
 def _differs(explorer, number, pixels):
     """How far a panel of the explorer's picture is from these pixels, enlarged: the mean of 0 to 255."""
-    size = explorers.PANEL
+    size = explorers.pieces.PANEL
     enlarged = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
     with Image.open(io.BytesIO(explorer.picture.value)) as image:
         left = number * (size + 12)
@@ -414,7 +414,7 @@ def test_occlusion_runs_the_network_once_for_each_new_place(net):
     assert count == [1] * len(set(rows) - {first})
 
 
-@pytest.mark.parametrize("fill", explorers.FILLS)
+@pytest.mark.parametrize("fill", explorers.lesson2.FILLS)
 def test_occlusion_reads_what_the_kernel_gives(fill, net):
     explorer = explorers.explore_occlusion(net, PHOTOS[1], class_score(5))
     explorer.controls["fill"].value = fill
@@ -472,7 +472,7 @@ def test_occlusion_announces_as_many_passes_as_the_kernel_has_places(window, net
     explorer.controls["window"].value = window
     images = net.preprocess(PHOTOS[0])
     swept = occlusion_map(net, images, 0, window=window, stride=2)
-    starts = explorers._starts(SIDE, window, 2)
+    starts = explorers.lesson2._starts(SIDE, window, 2)
     assert starts == sorted({top for top, *_ in swept.rectangles.flatten(0, 1).tolist()})
 
 
@@ -538,7 +538,7 @@ def test_cam_shows_the_maps_own_numbers_as_cells(net):
     cells = np.kron(grid.numpy(), np.ones((8, 8)))
     blank = np.zeros((*cells.shape, 3), np.uint8)
     enlarged = overlay(blank, cells, alpha=1.0, limits=(0.0, top))
-    size = explorers.PANEL
+    size = explorers.pieces.PANEL
     expected = np.asarray(Image.fromarray(enlarged).resize((size, size), Image.Resampling.NEAREST))
     with Image.open(io.BytesIO(explorer.picture.value)) as image:
         panel = np.asarray(image.crop((0, 26, size, 26 + size))).astype(float)
@@ -604,7 +604,7 @@ def test_offers_read_what_the_networks_say_of_the_changed_scene(tag, without, of
 @pytest.mark.parametrize("method", ["Grad-CAM", "SmoothGrad", "saliency"])
 def test_offers_show_the_kernels_map_of_each_networks_answer(method, offers, monkeypatch):
     laid = []
-    monkeypatch.setattr(explorers, "overlay", lambda image, map: laid.append(map) or overlay(image, map))
+    monkeypatch.setattr(explorers.lesson9, "overlay", lambda image, map: laid.append(map) or overlay(image, map))
     explorer = explorers.explore_offers(offers, [4], seed=2)
     laid.clear()
     explorer.controls["tag"].value = "no tag"
@@ -704,8 +704,8 @@ def test_what_show_raises_is_raised_and_kept(net):
 def test_the_files_of_both_ipywidgets_are_read():
     old = {"a.png": {"metadata": {"name": "a.png"}, "content": b"123"}}
     new = ({"name": "a.png", "type": "", "size": 3, "content": memoryview(b"123")},)
-    assert explorers._uploaded(old) == explorers._uploaded(new) == ("a.png", b"123")
-    assert explorers._uploaded({}) is explorers._uploaded(()) is None
+    assert explorers.upload._uploaded(old) == explorers.upload._uploaded(new) == ("a.png", b"123")
+    assert explorers.upload._uploaded({}) is explorers.upload._uploaded(()) is None
 
 
 # ------------------------------------------------------------------------------------------- bad input
