@@ -107,6 +107,19 @@ def activations_with_grad(model: nn.Module, images: Tensor, layers: Sequence[str
     With gradients on, what is returned lies on the way to all that comes later, so that the gradient of a
     deeper layer by a shallower one exists.
     """
+    with reading(model, layers) as read:
+        return read(images)
+
+
+@contextmanager
+def reading(
+    model: nn.Module, layers: Sequence[str], *, whole: bool = False
+) -> Iterator[Callable[[Tensor], dict[str, Tensor]]]:
+    """Inside, `read(images)` is `activations_with_grad(model, images, layers)`, pass after pass: the layers
+    are looked up and hooked once.
+
+    whole: the network does not stop; its own output is there too, under the name "".
+    """
     modules = {name: find_layer(model, name, "layers" if len(layers) > 1 else "layer") for name in layers}
     found: dict[str, Tensor] = {}
 
@@ -116,7 +129,7 @@ def activations_with_grad(model: nn.Module, images: Tensor, layers: Sequence[str
                 return None
             if not isinstance(output, Tensor):
                 raise TypeError(f"layer: expected {name!r} to give one tensor, got {describe(output)}")
-            if len(found) == len(modules) - 1:
+            if not whole and len(found) == len(modules) - 1:
                 found[name] = output
                 raise _Reached
             # copies, so that no later step in place can change what was read; the network goes on with its
@@ -126,17 +139,21 @@ def activations_with_grad(model: nn.Module, images: Tensor, layers: Sequence[str
 
         return hook
 
+    def read(images: Tensor) -> dict[str, Tensor]:
+        found.clear()
+        try:
+            output = model(images)
+        except _Reached:
+            return dict(found)
+        missing = [name for name in modules if name not in found]
+        if missing:
+            raise ValueError(f"layer: expected one that the forward pass calls, got {missing[0]!r}")
+        return {**found, "": output}
+
     with ExitStack() as hooks:
         for name, module in modules.items():
             hooks.enter_context(hooked(module, keep(name)))
-        try:
-            model(images)
-        except _Reached:
-            pass
-    missing = [name for name in modules if name not in found]
-    if missing:
-        raise ValueError(f"layer: expected one that the forward pass calls, got {missing[0]!r}")
-    return found
+        yield read
 
 
 def activations(model: nn.Module, images: Tensor, layers: str | Sequence[str]) -> Tensor | dict[str, Tensor]:
