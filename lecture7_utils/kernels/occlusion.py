@@ -108,7 +108,7 @@ def occlusion_map(
     baseline: what stands in the window, in the units of `images`: a number, three (one per channel, as
         `Classifier.colour` gives), "mean" (of each image and channel), "blur" (the image blurred by a
         Gaussian with sigma = shorter side / 16), or an image [1, 3, H, W] or [N, 3, H, W].
-    chunk: occluded copies in one pass; "auto" takes about 8 of 224 × 224 on a CPU and 64 elsewhere.
+    chunk: occluded copies in one pass; "auto" takes about 4 of 224 × 224 on a CPU and 64 elsewhere.
     progress: show a bar.
     Returns an `Occlusion`, with the dtype and device of `images`. It holds one chunk of copies in memory
     at a time. Interrupted (Ctrl-C, the notebook's stop button), it warns and gives back what it has.
