@@ -455,7 +455,7 @@ def _draw_part(indices: Tensor, options: _Options) -> SceneBatch:
                         masks[i, slot + 1 :, top:bottom, left:right] &= ~mask
     tag_masks = torch.zeros(n, size, size, dtype=torch.bool, device=device)
     tagged = (plan.tag >= 0).nonzero()[:, 0] if "tag" not in options.leave_out else plan.tag[:0]
-    for part in tagged.split(max(1, _BACKDROP_CHUNK // size**2)):
+    for part in tagged.split(max(1, 4 * _BACKDROP_CHUNK // size**2)):
         if len(part):
             _hang(images, tag_masks, plan, part, size)
     masks &= ~tag_masks[:, None]

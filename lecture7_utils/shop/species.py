@@ -88,16 +88,6 @@ def _fur(*rows: str) -> tuple[dict, ...]:
 
 COMMON = {"dark": "2a211d", "glint": "ffffff", "pink": "e8a09a", "nose": "4a3530", "white": "fdf6ea"}
 
-_COATS = (
-    "d99a55 a86428 fbe8cb",
-    "8a5a3a 5a3722 e9cda8",
-    "ead2a8 b98a52 fff6e4",
-    "b8a99a 76695f f3ebe1",
-    "6b5648 463730 d8c6b2",
-    "f5ead8 a8764a fffaf0",
-    "c4713a fbe9d2 fdf0de",
-)
-
 _CAT = Rig(
     head=((0.07, 0.72), (0.33, 0.43)),
     parts=(
@@ -151,7 +141,15 @@ _CAT = Rig(
     ),
     palettes=tuple(
         {**coat, "iris": iris}
-        for coat in _fur(*_COATS, "f0a860 c06a25 fff0da", "9aa0a8 5b6068 eef0f2", "57463c 3a2d26 8a7767")
+        for coat in _fur(
+            "e09a50 8f4f1e fbe8cb",
+            "a3886c 4f3a2a ece0cc",
+            "a7adb3 4c5258 f1f2f3",
+            "ecd9b4 b07c42 fff6e4",
+            "6b5648 2f231d d8c6b2",
+            "f4ead8 b5713a fffaf0",
+            "c28a58 5f3518 f4e2c8",
+        )
         for iris in ("9ac24a", "e9b33a", "6fb3c9")
     ),
     patterns=("stripes",),
@@ -220,7 +218,15 @@ _DOG = Rig(
     ),
     palettes=tuple(
         {**coat, "collar": collar, "tongue": "e2767a"}
-        for coat in _fur(*_COATS)
+        for coat in _fur(
+            "f3e6cf 8a5226 fffaf0",
+            "c4713a fbe9d2 fdf0de",
+            "5a4638 e3c08c efdcc0",
+            "ead2a8 8f5f30 fff6e4",
+            "f5efe6 4a403a ffffff",
+            "8a5a3a efd9b4 f3e3c9",
+            "b9a58c 54443a f3ebe1",
+        )
         for collar in ("b5473c", "3f7a78", "c9a23c")
     ),
     patterns=("patches", "patches", "spots"),
@@ -279,7 +285,15 @@ _RABBIT = Rig(
         _mark("smile", "nose", (0, -0.10, 0.05, 0.03), head=True, depth=0.10, cut=(0, -0.084, 0.066, 0.031)),
         _mark("nose", "pink", (0, -0.05, 0.032, 0.023), head=True, depth=0.11),
     ),
-    palettes=_fur(*_COATS, "fbf3e6 d8bfa0 ffffff", "a58a76 6f5a4b efe2d4"),
+    palettes=_fur(
+        "d9a468 b07a40 fbe8cb",
+        "8f6a4c 664830 e9cda8",
+        "ead8b8 c4a87c fff6e4",
+        "b5a898 86796a f3ebe1",
+        "6f5c4e 4c3d33 d8c6b2",
+        "fbf3e6 dccbb0 ffffff",
+        "c67f4c 935628 fdf0de",
+    ),
     hair=0.013,
     patterns=("plain",),
 )
@@ -690,7 +704,7 @@ RIGS = {
 PATTERNS = {
     "plain": (0.0, 0.0, 9.0, 1.0, 1.0, 0.0, 120.0),
     "stripes": (1.0, 0.0, 0.62, 4.0, 4.6, 3.2, 220.0),
-    "patches": (0.0, 1.0, 0.62, 14.0, 1.0, 0.0, 150.0),
+    "patches": (0.0, 1.0, 0.56, 14.0, 1.0, 0.0, 200.0),
     "spots": (0.0, 1.0, 0.72, 11.0, 1.0, 0.0, 400.0),
     "quills": (0.9, 0.35, 0.70, 2.6, 7.0, -9.0, 500.0),
     "feathers": (0.7, 0.4, 0.68, 2.6, 5.0, 9.0, 400.0),
