@@ -49,12 +49,15 @@ _HOME = {
     "pointing_game": "kernels.metrics",
     "iou": "kernels.metrics",
     "box_iou": "kernels.metrics",
+    "localisation_accuracy": "kernels.metrics",
+    "best_constant_box": "kernels.metrics",
     "deletion_curve": "kernels.metrics",
     "insertion_curve": "kernels.metrics",
     # lesson 3
     "class_activation_map": "kernels.cam",
     "grad_cam": "kernels.cam",
     "boxes": "kernels.cam",
+    "largest_box": "kernels.cam",
     # lesson 9
     "managers_report": "classroom.report",
     # figures
@@ -71,6 +74,7 @@ _HOME = {
     "explore_predictions": "classroom.widgets",
     "explore_saliency": "classroom.widgets",
     "explore_occlusion": "classroom.widgets",
+    "explore_cam": "classroom.widgets",
     "upload_photo": "classroom.widgets",
     # exercises
     "check": "classroom.checks",

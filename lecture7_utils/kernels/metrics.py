@@ -97,6 +97,98 @@ def box_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
     return both / ((a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - both)
 
 
+def localisation_accuracy(boxes: Tensor, truth: Tensor, threshold: float = 0.5) -> float:
+    """The share of boxes whose IoU with their true box is at least `threshold`: 0 to 1.
+
+    The criterion of PASCAL VOC (Everingham et al., IJCV 2010, section 4.2) for one object in each picture.
+
+    boxes, truth: [N, 4] as in `box_iou`, row by row; [1, 4] in `boxes` is one answer for all pictures. A box
+    without area counts as wrong. threshold: above 0, at most 1. IoUs are computed in float64.
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
+    """
+    _require_boxes(boxes, "boxes")
+    _require_true_boxes(truth, "truth")
+    threshold = _share_above_0(threshold, "threshold")
+    if boxes.device != truth.device:
+        raise ValueError(f"boxes: expected on the device {truth.device} of truth, got {boxes.device}")
+    if len(boxes) not in (1, len(truth)):
+        raise ValueError(
+            f"boxes: expected {len(truth)} boxes, one for each of truth, or one, got {len(boxes)}"
+        )
+    return (box_iou(boxes.double(), truth.double()) >= threshold).double().mean().item()
+
+
+def best_constant_box(
+    truth: Tensor, size: int | tuple[int, int], *, threshold: float = 0.5, step: int = 2
+) -> Tensor:
+    """The one box that is right for the most pictures: what an answer gets that does not look at them.
+
+    Of all boxes whose corners lie on a grid of lines `step` pixels apart, from 0 on, with the border of the
+    picture as the last line, the one with IoU >= threshold to the most of `truth`. Of several such the one
+    with the highest mean IoU, and of those the first by (x1, x2, y1, y2). It is chosen with the truth at
+    hand, so it is a bound: no constant answer on that grid does better on these pictures.
+
+    truth: [N, 4], the true boxes as in `box_iou`, each with an area. size: side of the pictures in pixels,
+    or (height, width). threshold: above 0, at most 1. step: at least 1.
+    Returns float32 [1, 4] on the device of `truth`: one box against all in `box_iou` and
+    `localisation_accuracy`, which says how many it reaches. The search is exact: it leaves out only what
+    can not win. About 0.2 s for 500 boxes at 96 × 96; 4 s with step=1.
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
+    """
+    _require_true_boxes(truth, "truth")
+    height, width = _as_size(size)
+    threshold = _share_above_0(threshold, "threshold")
+    step = require_int(step, "step", 1)
+    boxes = truth.detach().double()
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    columns, rows = _intervals(width, step, boxes), _intervals(height, step, boxes)
+    both_x, both_y = _overlap(columns, boxes[:, 0::2]), _overlap(rows, boxes[:, 1::2])
+    length_x, length_y = columns[:, 1] - columns[:, 0], rows[:, 1] - rows[:, 0]
+    # a box's IoU is at most that of its sides: a pair of intervals can be right where both sides can be
+    near_x = _can_reach(both_x, length_x, boxes[:, 2] - boxes[:, 0], threshold)
+    near_y = _can_reach(both_y, length_y, boxes[:, 3] - boxes[:, 1], threshold).float()
+    reachable = near_x.sum(1)
+    most, mean, best = -1, -1.0, (0, 0)
+    for i in reachable.argsort(descending=True, stable=True).tolist():
+        if reachable[i] < most:
+            break
+        j = (near_y @ near_x[i].float() >= most).nonzero()[:, 0]
+        ious = _ious(both_x[i] * both_y[j], length_x[i] * length_y[j, None], areas)
+        counts = (ious >= threshold).sum(1)
+        if not len(j) or counts.max() < most:
+            continue
+        means = torch.where(counts == counts.max(), ious.mean(1), -1)
+        found = int(counts.max()), means.max().item(), (i, int(j[means.argmax()]))
+        better = found[:2] > (most, mean) or (found[:2] == (most, mean) and found[2] < best)
+        if better:
+            most, mean, best = found
+    x, y = columns[best[0]], rows[best[1]]
+    return torch.stack([x[0], y[0], x[1], y[1]])[None].float()
+
+
+def _can_reach(both: Tensor, lengths: Tensor, others: Tensor, threshold: float) -> Tensor:
+    """Whether each of K intervals and each of N others have an IoU of `threshold`, give or take: [K, N]."""
+    # a hair of room: the bound is rounded, too
+    return _ious(both, lengths[:, None], others) >= threshold * (1 - 1e-9)
+
+
+def _ious(both: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return both / (a + b - both)
+
+
+def _intervals(length: int, step: int, like: Tensor) -> Tensor:
+    """All (start, end) on the lines of a grid along one side: [K, 2]."""
+    lines = sorted({*range(0, length, step), length})
+    pairs = torch.combinations(torch.arange(len(lines)))
+    return torch.tensor(lines)[pairs].to(like)
+
+
+def _overlap(intervals: Tensor, others: Tensor) -> Tensor:
+    """The length that each of [K, 2] shares with each of [N, 2]: [K, N]."""
+    start = torch.maximum(intervals[:, None, 0], others[:, 0])
+    return (torch.minimum(intervals[:, None, 1], others[:, 1]) - start).clamp(min=0)
+
+
 @dataclass(frozen=True, eq=False)
 class Curve:
     """The target's value against the share of pixels changed. Made by `deletion_curve`, `insertion_curve`.
@@ -254,6 +346,30 @@ def _require_mask(value: object, name: str, like: Tensor | None = None) -> None:
         raise ValueError(f"{name}: expected the shape {list(like.shape)}, got {describe(value)}")
     if like is not None and value.device != like.device:
         raise ValueError(f"{name}: expected on the device {like.device}, got {value.device}")
+
+
+def _require_true_boxes(value: object, name: str) -> None:
+    _require_boxes(value, name)
+    if not (value[:, :2] < value[:, 2:]).all():
+        wrong = value[(value[:, :2] >= value[:, 2:]).any(1)][0].tolist()
+        raise ValueError(f"{name}: expected boxes with an area, got {wrong}")
+
+
+def _share_above_0(value: object, name: str) -> float:
+    value = require_number(value, name, 0, 1)
+    if value == 0:
+        raise ValueError(f"{name}: expected above 0, got 0")
+    return value
+
+
+def _as_size(size: object) -> tuple[int, int]:
+    """(height, width) of a picture, from a side or from both."""
+    if isinstance(size, tuple | list):
+        if len(size) != 2:
+            raise ValueError(f"size: expected a side or (height, width), got {describe(size)}")
+        return require_int(size[0], "size", 1), require_int(size[1], "size", 1)
+    side = require_int(size, "size", 1)
+    return side, side
 
 
 def _require_boxes(value: object, name: str) -> None:

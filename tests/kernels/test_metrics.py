@@ -1,8 +1,10 @@
 """Metrics against their definitions, pixel by pixel; curves against one copy at a time."""
 
 import copy
+import itertools
 import math
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,10 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lecture7_utils.kernels.metrics import (
+    best_constant_box,
     box_iou,
     deletion_curve,
     insertion_curve,
     iou,
+    localisation_accuracy,
     pointing_game,
     share_inside,
 )
@@ -159,6 +163,101 @@ def test_box_iou_agrees_with_torchvision():
     boxes = torch.cat([corner, corner + 2 * random_map(2, (50, 2)).abs()], 1)
     same(box_iou(boxes[:25], boxes[25:]), peer(boxes[:25], boxes[25:]).diagonal())
     assert box_iou(torch.tensor([[0, 0, 2, 2]]), torch.tensor([[1, 1, 3, 3]])).item() == pytest.approx(1 / 7)
+
+
+def slow_iou(a, b) -> Fraction:
+    """Of two boxes of ints, exactly."""
+    both = 1
+    for start, end in ((0, 2), (1, 3)):
+        both *= max(0, min(a[end], b[end]) - max(a[start], b[start]))
+    return Fraction(both, sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b)) - both)
+
+
+def random_boxes(seed: int, count: int, height: int, width: int) -> Tensor:
+    """Boxes with an area, int [N, 4]."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def sides(length: int) -> Tensor:
+        start = torch.randint(0, length, (count,), generator=generator)
+        more = torch.rand(count, generator=generator) * (length - start)
+        return torch.stack([start, start + more.long().clamp(min=1)])
+
+    (x1, x2), (y1, y2) = sides(width), sides(height)
+    return torch.stack([x1, y1, x2, y2], 1)
+
+
+# multiples of 1/64: floats hold them exactly, so an IoU that equals the threshold counts on both sides
+thresholds = st.sampled_from([1 / 64, 0.25, 0.5, 0.75, 1.0])
+
+
+@given(seed=seeds, count=st.integers(1, 30), one=st.booleans(), threshold=thresholds)
+@settings(max_examples=100)
+def test_localisation_accuracy(seed, count, one, threshold):
+    truth = random_boxes(seed, count, 9, 12)
+    boxes = random_boxes(seed + 1, 1 if one else count, 9, 12)
+    answers = boxes.tolist() * (count if one else 1)
+    right = [slow_iou(a, b) >= threshold for a, b in zip(answers, truth.tolist(), strict=True)]
+    with unchanged(boxes, truth):
+        found = localisation_accuracy(boxes, truth, threshold)
+    assert type(found) is float
+    assert found == pytest.approx(sum(right) / count)
+    if threshold == 0.5:
+        assert localisation_accuracy(boxes.float(), truth.half()) == found
+
+
+def test_localisation_accuracy_counts_an_iou_of_exactly_the_threshold_and_no_empty_box():
+    truth = torch.tensor([[0, 0, 2, 2]]).expand(4, 4)
+    boxes = torch.tensor([[0, 0, 2, 1], [0, 0, 4, 2], [0, 0, 4, 3], [0, 0, 0, 0]])
+    assert localisation_accuracy(boxes, truth) == 0.5
+    assert localisation_accuracy(boxes, truth, 0.51) == 0.0
+
+
+@given(
+    seed=seeds,
+    count=st.integers(1, 12),
+    size=st.tuples(st.integers(2, 7), st.integers(2, 7)),
+    threshold=thresholds,
+    step=st.integers(1, 4),
+)
+@settings(max_examples=60)
+def test_best_constant_box_is_the_best_of_all(seed, count, size, threshold, step):
+    truth = random_boxes(seed, count, *size)
+    with unchanged(truth):
+        found = best_constant_box(truth, size, threshold=threshold, step=step)
+    assert found.shape == (1, 4)
+    assert found.dtype == torch.float32
+    rows, columns = (sorted({*range(0, length, step), length}) for length in size)
+    ranks = {}
+    for x1, x2 in itertools.combinations(columns, 2):
+        for y1, y2 in itertools.combinations(rows, 2):
+            ious = [slow_iou((x1, y1, x2, y2), box) for box in truth.tolist()]
+            ranks[x1, y1, x2, y2] = sum(iou >= threshold for iou in ious), float(sum(ious) / count)
+    most = max(rank[0] for rank in ranks.values())
+    mean = max(rank[1] for rank in ranks.values() if rank[0] == most)
+    chosen = tuple(found[0].int().tolist())
+    assert ranks[chosen][0] == most
+    assert ranks[chosen][1] == pytest.approx(mean)
+    assert localisation_accuracy(found, truth, threshold) == pytest.approx(most / count)
+
+
+def test_best_constant_box_takes_one_of_several_by_its_rule():
+    square = torch.tensor([[0, 0, 4, 4]])
+    assert best_constant_box(square, 8, step=2).tolist() == [[0, 0, 4, 4]]
+    # two pictures that no box can serve both: the first in the order of the corners
+    apart = torch.tensor([[4, 4, 8, 8], [0, 0, 4, 4]])
+    assert best_constant_box(apart, 8, step=2).tolist() == [[0, 0, 4, 4]]
+    assert best_constant_box(apart.double(), (8, 12)).tolist() == [[0, 0, 4, 4]]
+    # the border is a line of every grid
+    assert best_constant_box(torch.tensor([[3, 0, 7, 5]]), (5, 7), step=3).tolist() == [[3, 0, 7, 5]]
+
+
+def test_no_other_constant_answer_is_better_on_many_boxes():
+    truth = random_boxes(5, 300, 48, 64)
+    best = localisation_accuracy(best_constant_box(truth, (48, 64), step=4), truth)
+    middle = truth.double().mean(0, keepdim=True)
+    for other in (middle, torch.tensor([[0, 0, 64, 48]]), (middle / 4).round() * 4):
+        assert localisation_accuracy(other, truth) <= best
+    assert localisation_accuracy(best_constant_box(truth, (48, 64), step=2), truth) >= best
 
 
 # --- curves
@@ -403,11 +502,39 @@ def test_bad_boxes(bad):
     good = torch.tensor([[0, 0, 1, 1]])
     refuses("boxes_a", box_iou, bad, good)
     refuses("boxes_b", box_iou, good, bad)
+    refuses("boxes", localisation_accuracy, bad, good)
+    refuses("truth", localisation_accuracy, good, bad)
+    refuses("truth", best_constant_box, bad, 8)
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(1, 4), torch.tensor([[0, 0, 2, 2], [1, 2, 3, 2]])])
+def test_true_boxes_have_an_area(bad):
+    refuses("truth", localisation_accuracy, bad, bad, says="an area")
+    refuses("truth", best_constant_box, bad, 8, says="an area")
+
+
+@pytest.mark.parametrize("bad", [None, "0.5", 0, -0.5, 1.5, math.nan, True])
+def test_bad_thresholds_of_boxes(bad):
+    good = torch.tensor([[0, 0, 1, 1]])
+    refuses("threshold", localisation_accuracy, good, good, bad)
+    refuses("threshold", best_constant_box, good, 8, threshold=bad)
+
+
+@pytest.mark.parametrize("bad", [None, "8", 0, -1, 2.5, True, (8,), (8, 8, 8), (0, 8), (8, None)])
+def test_bad_sizes_of_pictures(bad):
+    refuses("size", best_constant_box, torch.tensor([[0, 0, 1, 1]]), bad)
+
+
+@pytest.mark.parametrize("bad", [None, 0, -2, 1.5, True])
+def test_bad_steps_of_the_grid(bad):
+    refuses("step", best_constant_box, torch.tensor([[0, 0, 1, 1]]), 8, step=bad)
 
 
 def test_boxes_of_other_lengths():
     boxes = torch.tensor([[0, 0, 1, 1]]).expand(5, 4)
     refuses("boxes_b", box_iou, boxes[:3], boxes[:2], says="3 boxes")
+    refuses("boxes", localisation_accuracy, boxes[:3], boxes, says="5 boxes")
+    refuses("boxes", localisation_accuracy, boxes, boxes[:1], says="got 5")
 
 
 @pytest.mark.parametrize(
@@ -451,3 +578,9 @@ def test_the_gpu_gives_what_the_cpu_gives():
     assert torch.equal(pointing_game(MAP.cuda(), mask).cpu(), pointing_game(MAP, MASK))
     same(share_inside(MAP.cuda(), mask).cpu(), share_inside(MAP, MASK), 1e-6)
     same(iou(mask, mask.flip(0)).cpu(), iou(MASK, MASK.flip(0)), 1e-6)
+    truth = random_boxes(5, 40, 24, 32)
+    best = best_constant_box(truth.cuda(), (24, 32))
+    assert best.is_cuda
+    assert localisation_accuracy(best, truth.cuda()) == localisation_accuracy(
+        best_constant_box(truth, (24, 32)), truth
+    )
