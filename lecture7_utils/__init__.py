@@ -30,6 +30,7 @@ _HOME = {
     "PetNet": "shop.petnet",
     "to_global_average_pooling": "shop.petnet",
     "fit_head": "shop.petnet",
+    "offers": "shop.offers",
     # what is explained, and where in the network
     "class_score": "kernels.targets",
     "class_probability": "kernels.targets",
@@ -74,6 +75,7 @@ _HOME = {
     "explore_predictions": "classroom.widgets",
     "explore_saliency": "classroom.widgets",
     "explore_occlusion": "classroom.widgets",
+    "explore_offers": "classroom.widgets",
     "explore_cam": "classroom.widgets",
     "upload_photo": "classroom.widgets",
     # exercises

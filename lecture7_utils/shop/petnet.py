@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from lecture7_utils.shop.arguments import choice, flag, number, whole
+from lecture7_utils.shop.models import Classifier
 from lecture7_utils.shop.samples import Sample
 from lecture7_utils.shop.scenes import SPECIES, SceneBatch
 
@@ -103,14 +104,18 @@ def _fresh(layer: nn.Linear, generator: torch.Generator) -> None:
         layer.bias.zero_()
 
 
-def to_global_average_pooling(net: PetNet, *, seed: int = 0) -> PetNet:
+def to_global_average_pooling(net: PetNet | Classifier, *, seed: int = 0) -> PetNet | Classifier:
     """A copy of `net` with the flattening replaced by a global average, and a fresh last layer.
 
     The average keeps one number for each feature map, so that the last layer's weights say how much each
     *map* counts for a class wherever in the picture it responds: what a class activation map needs
     (Zhou et al. 2016, section 2). The new last layer has to be trained: `fit_head`. `net` is left as it is.
+    A `Classifier` of a `PetNet` gives a `Classifier` with the same categories and preprocessing.
     Raises `TypeError` if `net` is no `PetNet`, `ValueError` if it ends in a global average already.
     """
+    if isinstance(net, Classifier):
+        converted = to_global_average_pooling(net.__dict__["_network"], seed=seed)
+        return Classifier(converted, net.categories, net.__dict__["_preprocess"], f"{net.name}, averaged")
     if not isinstance(net, PetNet):
         raise TypeError(f"net: expected a PetNet, got {type(net).__name__}")
     if not isinstance(net.flatten, nn.Flatten):
@@ -133,7 +138,7 @@ class HeadFit:
 
 
 def fit_head(
-    net: PetNet,
+    net: PetNet | Classifier,
     dataset: Dataset | Sequence,
     *,
     epochs: int = 60,
@@ -150,10 +155,12 @@ def fit_head(
     comes from `seed`, with a learning rate that falls to 0 as a half cosine and weight_decay · |w|² / 2
     added to the loss.
 
-    net: a `PetNet`, on any device. dataset: `Scenes`, or any sequence of `Sample`s or of pairs (image
-    [3, S, S], label). progress: whether to show bars.
+    net: a `PetNet` or a `Classifier` of one, on any device. dataset: `Scenes`, or any sequence of `Sample`s
+    or of pairs (image [3, S, S], label). progress: whether to show bars.
     Raises `TypeError` or `ValueError` naming the argument. If it is interrupted or fails, `net` is as before.
     """
+    if isinstance(net, Classifier):
+        net = net.__dict__["_network"]
     if not isinstance(net, PetNet):
         raise TypeError(f"net: expected a PetNet, got {type(net).__name__}")
     epochs, batch_size = whole(epochs, "epochs", 1), whole(batch_size, "batch_size", 1)
