@@ -1,0 +1,203 @@
+"""A data set as batches of fixed size: unreadable images become empty places with a reason."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from lecture7_utils.kernels.arguments import describe
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images [B, 3, H, W], those without a picture 0; for the first len(numbers) of them their numbers in
+    the data set, their names, and why one has no picture (None where it has one). The rest fills up."""
+
+    images: Tensor
+    numbers: list[int]
+    names: list[str]
+    reasons: list[str | None]
+
+    def pin_memory(self) -> "Batch":
+        """The same in page-locked memory; the DataLoader asks for it by this name."""
+        return Batch(self.images.pin_memory(), self.numbers, self.names, self.reasons)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One item: a picture, or why there is none, or what came that no picture can be made of."""
+
+    number: int
+    name: str
+    image: Tensor | None
+    reason: str | None = None
+    wrong: str | None = None
+
+
+def is_stream(dataset: object) -> bool:
+    """Whether it can only be read from its beginning."""
+    return isinstance(dataset, IterableDataset) or not (
+        hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    )
+
+
+class Reader(Dataset):
+    """Items of a data set, by lists of their numbers, as tensors [3, H, W] or with the reason why not.
+
+    prepare: makes a tensor of an item's picture, or None if it is one.
+    """
+
+    def __init__(self, dataset: object, prepare: Callable | None):
+        self._dataset, self._prepare = dataset, prepare
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[_Read]:
+        together = getattr(self._dataset, "__getitems__", None)
+        if together is not None:
+            try:
+                items = together(list(numbers))
+                return [self.made(n, item) for n, item in zip(numbers, items, strict=True)]
+            except Exception:  # one of them: find out which
+                pass
+        return [self[n] for n in numbers]
+
+    def __getitem__(self, number: int) -> _Read:
+        try:
+            item = self._dataset[number]
+        except Exception as error:  # decoders raise nearly every kind there is
+            return _Read(number, self._name_of(number), None, why(error))
+        return self.made(number, item)
+
+    def _name_of(self, number: int) -> str:
+        names = getattr(self._dataset, "names", None)
+        return str(names[number]) if isinstance(names, Sequence) and not isinstance(names, str) else ""
+
+    def made(self, number: int, item: object) -> _Read:
+        """An item that the data set gave: the picture itself, something with it in `.image`, or a tuple with
+        one of them in the first place."""
+        name = getattr(item, "name", "")
+        name = name if isinstance(name, str) else ""
+        picture = item[0] if isinstance(item, tuple | list) and item else item
+        picture = getattr(picture, "image", picture)
+        if self._prepare is not None:
+            try:
+                picture = self._prepare(picture)
+            except Exception as error:
+                return _Read(number, name, None, why(error))
+        if isinstance(picture, Tensor) and picture.ndim == 4 and len(picture) == 1:
+            picture = picture[0]
+        if not isinstance(picture, Tensor) or not picture.is_floating_point():
+            hint = "" if self._prepare else "; preprocess=net.preprocess makes them from pictures"
+            return _Read(number, name, None, wrong=f"float tensors [3, H, W], got {describe(picture)}{hint}")
+        if picture.ndim != 3 or len(picture) != 3 or 0 in picture.shape:
+            return _Read(number, name, None, wrong=f"float tensors [3, H, W], got {describe(picture)}")
+        # the sum tells in a hundredth of the time; it may overflow
+        if not picture.sum(dtype=torch.float64).isfinite() and not picture.isfinite().all():
+            return _Read(number, name, None, "it holds NaN or infinity")
+        return _Read(number, name, picture.detach())
+
+
+def why(error: Exception) -> str:
+    """An exception in one line of a report."""
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class _Stack:
+    """Items to a batch of fixed size; of a class, so that it can be sent to a worker."""
+
+    def __init__(self, batch_size: int, size: tuple[int, int]):
+        self._batch_size, self._size = batch_size, size
+
+    def __call__(self, items: Sequence[_Read]) -> Batch | str:
+        dtype = next((item.image.dtype for item in items if item.image is not None), torch.float32)
+        images = torch.zeros(self._batch_size, 3, *self._size, dtype=dtype)
+        for place, item in enumerate(items):
+            if item.wrong is not None:
+                return f"dataset: expected {item.wrong} (image {item.number})"
+            if item.image is None:
+                continue
+            if tuple(item.image.shape[1:]) != self._size:
+                h, w = self._size
+                return (
+                    f"dataset: expected all images as large as the first, {h} × {w}, got "
+                    f"{item.image.shape[1]} × {item.image.shape[2]} (image {item.number})"
+                )
+            images[place] = item.image
+        return Batch(
+            images,
+            [item.number for item in items],
+            [item.name for item in items],
+            [item.reason for item in items],
+        )
+
+
+def first_image(items: Iterable, reader: Reader) -> tuple[Tensor, Iterator]:
+    """The first readable image [3, H, W], and all items again from the beginning, also of a stream.
+
+    Raises `ValueError` if there is none or if something else comes.
+    """
+    rest, seen, reason = iter(items), [], ""
+    for number, item in enumerate(rest):
+        seen.append(item)
+        read = item if isinstance(item, _Read) else reader.made(number, item)
+        if read.wrong is not None:
+            raise ValueError(f"dataset: expected {read.wrong} (image {number})")
+        if read.image is not None:
+            return read.image, chain(seen, rest)
+        reason = reason or f"; the first, {read.name or 'image 0'}: {read.reason}"
+    raise ValueError(f"dataset: expected at least one readable image, got none among {len(seen)}{reason}")
+
+
+def batches(
+    reader: Reader,
+    numbers: Iterable[list[int]],
+    batch_size: int,
+    size: tuple[int, int],
+    workers: int,
+    pin: bool,
+) -> Iterator[Batch]:
+    """The images with these numbers, a list for each batch, read by `workers` other processes.
+
+    Raises `ValueError` if an item is no picture of that size.
+    """
+    loader = DataLoader(
+        reader,
+        batch_sampler=_Lists(numbers),
+        collate_fn=_Stack(batch_size, size),
+        num_workers=workers,
+        pin_memory=pin,
+        generator=torch.Generator(),  # its own: it would draw from the global one
+    )
+    return _checked(loader)
+
+
+class _Lists:
+    def __init__(self, numbers: Iterable[list[int]]):
+        self._numbers = numbers
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._numbers)
+
+
+def stream_batches(
+    items: Iterable, reader: Reader, batch_size: int, size: tuple[int, int]
+) -> Iterator[Batch]:
+    """The same of a stream, in the order in which it comes."""
+    read = (reader.made(n, item) for n, item in enumerate(items))
+    stack = _Stack(batch_size, size)
+
+    def parts():
+        while part := list(islice(read, batch_size)):
+            yield stack(part)
+
+    return _checked(parts())
+
+
+def _checked(parts: Iterable[Batch | str]) -> Iterator[Batch]:
+    for part in parts:
+        if isinstance(part, str):
+            raise ValueError(part)
+        yield part
