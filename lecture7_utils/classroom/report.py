@@ -137,7 +137,7 @@ class Report:
 
     def plot(self):
         """The figure of the page: each map's share on the animals and on the tag. Returns it, unshown."""
-        return _bars(self)
+        return _bars(self, list(self.accuracy))
 
     def _by_method(self) -> dict[str, dict[str, Finding]]:
         """{method: {classifier: finding}}."""
@@ -165,6 +165,7 @@ def managers_report(
     shuffled: Sequence | None = None,
     count: int = 200,
     methods: Mapping[str, Method] = METHODS,
+    asks: Mapping[str, str] | None = None,
     deletion_steps: int = 8,
     batch: int = 50,
     threshold: float = 0.03,
@@ -177,6 +178,7 @@ def managers_report(
     shuffled: the same kind of pictures with tags that say nothing, for the second accuracy.
     methods: {name: f(model, images [N, 3, H, W], classes [N]) -> maps [N, H, W]}; a method that raises
         `ValueError` for a classifier is listed as not defined there. The positive part of a map counts.
+    asks: {method: the question it asks, in a sentence}, for the page; the methods of the course have one.
     deletion_steps: steps of the deletion curve, at least 1. batch: pictures in one call of a method.
     threshold: the drop of accuracy (0 to 1) with shuffled tags up to which the page calls a network sound.
     progress: show a bar.
@@ -190,6 +192,10 @@ def managers_report(
         raise ValueError("classifiers: expected at least one, got none")
     if not isinstance(methods, Mapping) or not methods or not all(map(callable, methods.values())):
         raise TypeError(f"methods: expected a dict of name to function, got {describe(methods)}")
+    if asks is not None and (
+        not isinstance(asks, Mapping) or not all(isinstance(words, str) for words in asks.values())
+    ):
+        raise TypeError(f"asks: expected a dict of method to sentence, got {describe(asks)}")
     require_int(count, "count", 1)
     require_int(batch, "batch", 1)
     require_int(deletion_steps, "deletion_steps", 1)
@@ -229,7 +235,7 @@ def managers_report(
             examples[name] = (net.display(data.images[:SHOWN]).cpu(), shown)
 
     report = Report(tuple(findings), accuracy, after if shuffled is not None else None, *areas, count, "")
-    return replace(report, html=_page(report, examples, threshold))
+    return replace(report, html=_page(report, examples, {**_ASKS, **(asks or {})}, threshold))
 
 
 @dataclass(frozen=True)
@@ -318,43 +324,60 @@ def _img(figure, alt: str, kind: str = "png") -> str:
     return f"<img alt='{html.escape(alt, quote=True)}' src='data:image/{kind};base64,{data}'>"
 
 
-def _bars(report: Report):
-    """Share of each map on the animal and on the tag, one panel for each classifier."""
+# what the bars are of: words, field of a finding, field of a report, colour, hatch
+_BARS = (
+    ("animals", "on_animal", "animal_area", plots.COLOURS[0], ""),
+    ("price tag", "on_tag", "tag_area", plots.COLOURS[1], "//"),
+)
+
+
+def _bars(report: Report, names: Sequence[str], legend: bool = True):
+    """Share of each map on the animals and on the tag: a panel for each of these classifiers, and in it a
+    row for each method."""
     import matplotlib.pyplot as plt
     import numpy as np
     from matplotlib.patheffects import Normal, Stroke
 
-    names = list(report.accuracy)
-    parts = (
-        ("on the animals", "on_animal", report.animal_area, -0.2, plots.COLOURS[0], ""),
-        ("on the price tag", "on_tag", report.tag_area, 0.2, plots.COLOURS[1], "//"),
-    )
+    methods = list(report._by_method())
+    known = [getattr(f, key) for f in report.findings for _, key, *_ in _BARS]
+    most = max((v for v in known if v is not None), default=0.0)
+    size = (plots.WIDTH if len(names) > 1 else 0.56 * plots.WIDTH, 0.9 + 0.52 * len(methods) + 0.4 * legend)
+    rim = [Stroke(linewidth=3, foreground="white"), Normal()]
     with plt.rc_context(plots.style()):
-        figure, axes = plt.subplots(1, len(names), figsize=(plots.WIDTH, 3.7), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
         for ax, name in zip(axes[0], names, strict=True):
-            rows = [f for f in report.findings if f.classifier == name and f.on_animal is not None]
-            place = np.arange(len(rows))
-            for label, field, area, aside, colour, hatch in parts:
-                height = [getattr(f, field) * 100 for f in rows]
-                bars = ax.bar(
-                    place + aside, height, 0.38, color=colour, hatch=hatch, edgecolor="white", label=label
-                )
-                rim = [Stroke(linewidth=3, foreground="white"), Normal()]
-                ax.bar_label(bars, [f"{v:.0f}" for v in height], padding=2, path_effects=rim, zorder=5)
-                ax.axhline(area * 100, color=colour, linestyle=":", label=f"share of the picture {label}")
-            ax.margins(y=0.12)
-            ax.set_xticks(place, [f.method for f in rows])
+            found = [report.finding(name, method) for method in methods]
+            for words, key, area, colour, hatch in _BARS:
+                there = [k for k, f in enumerate(found) if getattr(f, key) is not None]
+                width = [getattr(found[k], key) * 100 for k in there]
+                place = np.array(there) + (-0.2 if key == "on_animal" else 0.2)
+                bars = ax.barh(place, width, 0.38, color=colour, hatch=hatch, edgecolor="white",
+                               label=f"map on the {words}")  # fmt: skip
+                ax.bar_label(bars, [f"{v:.0f}" for v in width], padding=2, path_effects=rim, zorder=5)
+                ax.axvline(getattr(report, area) * 100, color=colour, linestyle=":", label=f"{words}: area")
+            for k, f in enumerate(found):
+                if f.on_animal is None:
+                    ax.text(0.5, k, "not defined", va="center", color="0.35", path_effects=rim)
+            ax.set_xlim(0, max(112 * most, 1))
+            ax.set_yticks(range(len(methods)), methods)
+            ax.tick_params(axis="y", length=0)
             ax.set_title(name)
-        axes[0, 0].set_ylabel("share of the map (%)")
-        labels = ["map on the animals", "animals' area", "map on the price tag", "tag's area"]
-        handles, found = axes[0, 0].get_legend_handles_labels()
-        order = [found.index(text) for text in (parts[0][0], f"share of the picture {parts[0][0]}")]
-        order += [found.index(text) for text in (parts[1][0], f"share of the picture {parts[1][0]}")]
-        figure.legend([handles[k] for k in order], labels, loc="outside lower center", ncols=4)
+            ax.set_xlabel("share of the map (%)")
+        axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
+        if legend:
+            handles, labels = axes[0, 0].get_legend_handles_labels()
+            order = [
+                labels.index(text)
+                for words, *_ in _BARS
+                for text in (f"map on the {words}", f"{words}: area")
+            ]
+            figure.legend(
+                [handles[k] for k in order], [labels[k] for k in order], loc="outside lower center", ncols=4
+            )
     return figure
 
 
-def _sheet(name: str, images: Tensor, maps: dict[str, Tensor]):
+def _sheet(images: Tensor, maps: dict[str, Tensor]):
     """A few pictures and what each method makes of them."""
     rows, titles = [], []
     for k, image in enumerate(images):
@@ -363,36 +386,52 @@ def _sheet(name: str, images: Tensor, maps: dict[str, Tensor]):
         for method, found in maps.items():
             rows.append(plots.overlay(image, found[k].clamp(min=0)))
             titles.append(method if k == 0 else "")
-    return plots.plot_images(rows, titles, columns=len(maps) + 1, title=name)
+    return plots.plot_images(rows, titles, columns=len(maps) + 1)
 
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; }
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: .2rem; }
+h1 { margin-bottom: .2rem; line-height: 1.2; }
 h2 { margin: 2.2rem 0 .6rem; }
 img { max-width: 100%; height: auto; }
-.cards { display: flex; flex-wrap: wrap; gap: 1rem; }
+.advice { font-size: 1.2rem; border-left: .3rem solid #222; padding-left: 1rem; }
+.cards, .bars { display: flex; flex-wrap: wrap; gap: 1rem; }
 .card { flex: 1 1 18rem; padding: .6rem 1.2rem; border: 1px solid #bbb; border-left: .6rem solid; }
 .card h3 { margin: .3rem 0; color: #222; }
 .card p { margin: .3rem 0; color: #222; }
 .sound { border-left-color: #0072b2; }
 .unsound { border-left-color: #d55e00; }
+.bars img { flex: 1 1 20rem; min-width: 0; max-width: min(100%, 35rem); }
 .scroll { overflow-x: auto; }
+.scroll img { min-width: 40rem; }
+.key { display: inline-block; width: 1.6rem; margin: 0 .4rem 0 1rem; vertical-align: middle; }
+.key { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.block { height: .8rem; }
+.line { border-top: 3px dotted; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 td, th { padding: .25rem .8rem; text-align: right; }
 th { border-bottom: 2px solid #444; vertical-align: bottom; }
+td:first-child, th:first-child { position: sticky; left: 0; background: #fff; padding-left: 0; }
 .words { text-align: left; }
 tr.last td { border-top: 1px solid #999; }
 tr.over th { border-bottom: 1px solid #999; text-align: center; }
 dl { columns: 2 22rem; }
 dt { font-weight: 600; break-after: avoid; }
 dd { margin: 0 0 .3rem 1.2rem; break-inside: avoid; }
-.small { font-size: .9rem; color: #444; }
+.small { font-size: .9em; color: #444; }
+h3 { margin: 1.2rem 0 .2rem; }
 @media print {
-  body { margin: 0; font-size: 11px; }
-  h2 { break-after: avoid; }
-  img, table { break-inside: avoid; }
+  body { margin: 0; max-width: none; font-size: 11px; }
+  .advice { font-size: 14px; }
+  h2, h3 { break-after: avoid; }
+  h2 { margin-top: 1.2rem; }
+  img, table, .cards, .bars { break-inside: avoid; }
+  .bars { flex-wrap: nowrap; }
+  .bars img { flex: 1 1 0; }
+  .scroll { overflow: visible; }
+  .scroll img { min-width: 0; max-height: 21rem; }
 }
 """
 
@@ -411,9 +450,13 @@ comes from the animal: changing one thing and asking again is. Here that thing w
 somebody thought of it. What nobody thought of was not tested.</p>"""
 
 
-def _page(report: Report, examples: dict, threshold: float) -> str:
+def _page(report: Report, examples: dict, asks: Mapping[str, str], threshold: float) -> str:
     names = list(report.accuracy)
     one = len(names) == 1
+    bars = [
+        _img(_bars(report, [name], False), f"Bars: share of each map of {name} on the animals and on the tag")
+        for name in names
+    ]
     return "\n".join(
         [
             "<!doctype html>",
@@ -421,18 +464,22 @@ def _page(report: Report, examples: dict, threshold: float) -> str:
             "<meta name='viewport' content='width=device-width, initial-scale=1'>",
             f"<title>Is it looking at the animal?</title><style>{_STYLE}</style></head><body>",
             f"<h1>{'Is it' if one else 'Are they'} looking at the animal?</h1>",
-            f"<p>{html.escape(_listed(names))}, asked about {report.count} pictures of the shop. Where the "
-            "animals are in each picture, and where the price tag hangs, is known.</p>",
-            "<h2>How often is it right?</h2>",
+            f"<p>{html.escape(_introduced(names))}, asked about {report.count} pictures of the shop. Where "
+            "the animals are in each picture, and where the price tag hangs, is known.</p>",
+            *_advice(report, threshold),
+            f"<h2>How often {'is it' if one else 'are they'} right?</h2>",
             *_accuracies(report, threshold),
-            "<h2>Where does it look?</h2>",
-            _img(_bars(report), "Bars: share of each map on the animals and on the tag, for each network"),
-            "<p class='small'>Each bar is a mean over all pictures. A map that knows nothing reaches the "
-            "dotted lines: the share of the picture that animals and tag cover.</p>",
-            *_findings(report),
+            f"<h2>Where {'does it' if one else 'do they'} look?</h2>",
+            "<div class='bars'>",
+            *bars,
+            "</div>",
+            *_legend(),
+            *_findings(report, asks),
             "<h2>A few of the pictures</h2>",
             *(
-                _img(_sheet(name, images, maps), f"Test pictures and the maps of {name}", "jpeg")
+                f"<h3>{html.escape(name)}</h3><div class='scroll'>"
+                + _img(_sheet(images, maps), f"Test pictures and the maps of {name}", "jpeg")
+                + "</div>"
                 for name, (images, maps) in examples.items()
                 if maps
             ),
@@ -443,10 +490,57 @@ def _page(report: Report, examples: dict, threshold: float) -> str:
     )
 
 
+_NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six")
+
+
+def _introduced(names: Sequence[str]) -> str:
+    count = _NUMBERS[len(names)] if len(names) < len(_NUMBERS) else str(len(names))
+    return f"{count} network{'s' if len(names) > 1 else ''}, {_listed(names)}"
+
+
 def _listed(names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return f"One network, {names[0]}"
-    return f"{len(names)} networks, {', '.join(names[:-1])} and {names[-1]}"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _sound(report: Report, name: str, threshold: float) -> bool:
+    """Whether shuffling the tags costs this classifier no more than the threshold."""
+    return report.accuracy[name] - report.shuffled[name] <= threshold
+
+
+def _advice(report: Report, threshold: float) -> list[str]:
+    """What follows for the manager, in a sentence or two; nothing where the tags were not shuffled."""
+    if report.shuffled is None:
+        return []
+    good = [name for name in report.accuracy if _sound(report, name, threshold)]
+    bad = [name for name in report.accuracy if name not in good]
+
+    def say(names: Sequence[str]) -> str:
+        return f"<b>{html.escape(_listed(names))}</b>"
+
+    if not bad:
+        words = f"the answers of {say(good)} do not depend on the price tag."
+    elif not good:
+        words = f"do not use {say(bad)} as {'it is' if len(bad) == 1 else 'they are'}: "
+    else:
+        words = f"use {say(good)}. Do not use {say(bad)}: "
+    if bad:
+        words += f"{'it reads' if len(bad) == 1 else 'they read'} the price tag."
+    return [f"<p class='advice'>Our advice: {words}</p>"]
+
+
+def _legend() -> list[str]:
+    keys = []
+    for words, _, _, colour, hatch in _BARS:
+        fill = f"repeating-linear-gradient(135deg, {colour} 0 4px, #fff 4px 5px)" if hatch else colour
+        keys += [
+            f"<span class='key block' style='background: {fill}'></span>map on the {words}",
+            f"<span class='key line' style='border-color: {colour}'></span>{words}: area",
+        ]
+    return [
+        f"<p class='small'>{' '.join(keys)}</p>",
+        "<p class='small'>Each bar is a mean over all pictures. A map that knows nothing reaches the dotted "
+        "lines: the share of the picture that animals and tag cover.</p>",
+    ]
 
 
 def _row(words: Sequence[str], numbers: Sequence[str], tag: str = "td", kind: str = "") -> str:
@@ -463,7 +557,7 @@ def _accuracies(report: Report, threshold: float) -> list[str]:
     cards = []
     for name, right in report.accuracy.items():
         after = report.shuffled[name]
-        sound = right - after <= threshold
+        sound = _sound(report, name, threshold)
         words = "does not depend on the tag" if sound else "depends on the tag"
         cards += [
             f"<div class='card {'sound' if sound else 'unsound'}'>",
@@ -479,22 +573,23 @@ def _accuracies(report: Report, threshold: float) -> list[str]:
     ]
 
 
-def _findings(report: Report) -> list[str]:
+def _findings(report: Report, asks: Mapping[str, str]) -> list[str]:
     names, table = list(report.accuracy), report._by_method()
     spans = "".join(f"<th scope='colgroup' colspan='{len(names)}'>{words}</th>" for words, *_ in _MEASURES)
     heads = [html.escape(name) for name in names] * len(_MEASURES)
     rows = [f"<tr class='over'><td></td>{spans}</tr>", _row(["method"], heads, "th")]
     for method, found in table.items():
         values = [(getattr(found[name], key), form) for *_, key, form in _MEASURES for name in names]
-        rows.append(_row([method], ["" if v is None else format(v, form) for v, form in values]))
+        rows.append(_row([method], ["–" if v is None else format(v, form) for v, form in values]))
     even = {"on_animal": report.animal_area, "on_tag": report.tag_area, "pointed": report.animal_area}
     chance = [format(even[key], form) if key in even else "" for *_, key, form in _MEASURES for _ in names]
     rows.append(_row(["a map that knows nothing"], chance, kind="last"))
-    asked = [f"<dt>{html.escape(m)}</dt><dd>{_ASKS[m]}</dd>" for m in table if m in _ASKS]
+    asked = [f"<dt>{html.escape(m)}</dt><dd>{html.escape(asks[m])}</dd>" for m in table if m in asks]
+    without = {m: [name for name, f in found.items() if f.on_animal is None] for m, found in table.items()}
     missing = [
-        f"{html.escape(f.method)} is not defined for {html.escape(f.classifier)}."
-        for f in report.findings
-        if f.on_animal is None
+        f"{html.escape(method)} is not defined for {html.escape(_listed(who))}."
+        for method, who in without.items()
+        if who
     ]
     return [
         "<div class='scroll'><table>",

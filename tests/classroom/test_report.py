@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 import lecture7_utils as l7
-from lecture7_utils.classroom.report import METHODS, Finding, _accuracies, managers_report
+from lecture7_utils.classroom.report import METHODS, Finding, _accuracies, _advice, managers_report
 from lecture7_utils.shop.samples import Sample
 
 matplotlib.use("Agg")
@@ -126,9 +126,15 @@ def test_the_figure_shows_every_finding(report):
     assert [ax.get_title() for ax in figure.axes] == ["sound <1>", "flat"]
     for ax in figure.axes:
         rows = [f for f in report.findings if f.classifier == ax.get_title() and f.on_animal is not None]
-        heights = [patch.get_height() for patch in ax.patches]
-        assert heights == pytest.approx([100 * f.on_animal for f in rows] + [100 * f.on_tag for f in rows])
-        assert [label.get_text() for label in ax.get_xticklabels()] == [f.method for f in rows]
+        widths = [patch.get_width() for patch in ax.patches]
+        assert widths == pytest.approx([100 * f.on_animal for f in rows] + [100 * f.on_tag for f in rows])
+        labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]  # both panels share it
+        assert labels == list(METHODS)
+        # each bar lies beside its method's name
+        assert [labels[round(patch.get_y() + patch.get_height() / 2)] for patch in ax.patches] == [
+            f.method for f in rows
+        ] * 2
+        assert [text.get_text() for text in ax.texts].count("not defined") == len(labels) - len(rows)
     plt.close(figure)
 
 
@@ -220,6 +226,32 @@ def test_the_threshold_decides_what_the_page_says(report, lost, words):
     assert f"{lost * 100:.1f} points lost" in page
 
 
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ({"a": 0.89, "b": 0.2}, "use <b>a</b>. Do not use <b>b</b>: it reads the price tag."),
+        ({"a": 0.3, "b": 0.88}, "use <b>b</b>. Do not use <b>a</b>: it reads the price tag."),
+        ({"a": 0.3, "b": 0.2}, "do not use <b>a and b</b> as they are: they read the price tag."),
+        ({"a": 0.9, "b": 0.95}, "the answers of <b>a and b</b> do not depend on the price tag."),
+        ({"<c>": 0.2}, "do not use <b>&lt;c&gt;</b> as it is: it reads the price tag."),
+        ({"c": 0.9}, "the answers of <b>c</b> do not depend on the price tag."),
+    ],
+)
+def test_the_advice_follows_from_the_shuffled_tags(report, after, words):
+    changed = replace(report, accuracy=dict.fromkeys(after, 0.9), shuffled=after)
+    assert _advice(changed, 0.03) == [f"<p class='advice'>Our advice: {words}</p>"]
+
+
+def test_methods_of_your_own_say_what_they_ask(classifiers):
+    made = {"even": lambda _model, images, _classes: images[:, 0] * 0 + 1, "saliency": l7.saliency_map}
+    page = managers_report(
+        classifiers, samples(2, 0), count=2, methods=made, asks={"even": "What if x < y?"}, deletion_steps=1
+    ).html
+    assert "<dt>even</dt><dd>What if x &lt; y?</dd>" in page
+    assert "<dt>saliency</dt><dd>Where would a small change" in page
+    assert "not defined" not in page
+
+
 def test_without_shuffled_pictures_the_page_gives_no_verdict(classifiers):
     page = managers_report(classifiers, samples(2, 0), count=2, deletion_steps=1).html
     assert "depend" not in page
@@ -234,7 +266,7 @@ def test_the_page_stands_alone(report, tmp_path):
     assert "http" not in page
     assert "sound &lt;1&gt;" in page
     assert "sound <1>" not in page
-    assert page.count("<img alt=") == 3
+    assert page.count("<img alt=") == 4
     for name, right in report.accuracy.items():
         assert f"{right:.1%}" in page
         assert f"{report.shuffled[name]:.1%}" in page
@@ -275,6 +307,8 @@ def test_models_and_random_states_are_left_alone(classifiers):
         ({"batch": 0}, ValueError, "batch: expected at least 1"),
         ({"methods": {}}, TypeError, "methods: expected a dict"),
         ({"methods": {"a": 1}}, TypeError, "methods: expected a dict"),
+        ({"asks": {"a": 1}}, TypeError, "asks: expected a dict"),
+        ({"asks": "why"}, TypeError, "asks: expected a dict"),
         ({"deletion_steps": 0}, ValueError, "deletion_steps: expected at least 1"),
         ({"threshold": 2}, ValueError, "threshold: expected between 0 and 1"),
     ],
