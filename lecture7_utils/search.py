@@ -53,8 +53,8 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
         "--threads",
         type=int,
         metavar="N",
-        help="threads of each process on the CPU; with as many in each, any number of processes gives bitwise "
-        "the same",
+        help="threads of each process on the CPU; with as many in each, any number of processes gives "
+        "bitwise the same",
     )
     parser.add_argument(
         "--sample", type=int, default=1024, metavar="N", help="random pictures for quantiles (%(default)s)"
