@@ -156,7 +156,7 @@ def _lists_of_lists(model, image, c, window, stride, value):
 
 def _box_by_a_loop(map, threshold):
     values, level = map.tolist(), threshold * map.max().item()
-    found = [(x, y) for y, row in enumerate(values) for x, v in enumerate(row) if v > level]
+    found = [(x, y) for y, row in enumerate(values) for x, v in enumerate(row) if v >= level]
     (left, right), (top, bottom) = ((min(side), max(side) + 1) for side in zip(*found, strict=True))
     return torch.tensor([left, top, right, bottom], dtype=torch.float32)
 
@@ -630,6 +630,7 @@ WRONG = [
     ("3b", _box_of(lambda m, t: m >= t), "as a value of the map"),
     ("3b", _box_of(lambda m, t: m >= m.min() + t * (m.max() - m.min())), "from the lowest value to it"),
     ("3b", _box_of(lambda m, t: m >= t * m.mean()), "not of the mean"),
+    ("3b", _box_of(lambda m, t: m > t * m.max()), "exactly the threshold's share"),
     ("3b", _box_of(lambda m, t: m < t * m.max()), "too low|the whole map"),
     ("3b", lambda m, t: (0, 0, m.shape[1], m.shape[0]), "too low|the whole map"),
     ("3b", lambda m, t: m >= t * m.max(), "expected four numbers"),

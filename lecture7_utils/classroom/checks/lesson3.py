@@ -113,6 +113,8 @@ def _box_cases(g: torch.Generator) -> Iterator[tuple[Tensor, float]]:
         map[h - 2, w - 3 : w - 1] = 0.7
         # each of the usual mistakes takes one more of these in, and so gives a box of its own
         map[h // 2, 1], map[1, w // 2], map[h // 2, w - 1] = 0.8 * threshold, 0.6 * threshold, 0.2 * threshold
+        if threshold == 0.5:  # of the three products with the scale the one that no rounding moves
+            map[h - 1, 5] = threshold
         yield map * scale, threshold
 
 
@@ -141,6 +143,7 @@ def _judge_box(call: Caller, g: torch.Generator) -> None:
             found = _high(v, level)
             return _around(found) if found else None
 
+        above = [(i, j) for i, j in pixels if values[i, j] > threshold * most]
         low = [(i, j) for i in range(h) for j in range(w) if values[i, j] < threshold * most]
         mistakes = {
             "the ends are inclusive: x2 and y2 are one past the last pixel": [x1, y1, x2 - 1, y2 - 1],
@@ -158,6 +161,7 @@ def _judge_box(call: Caller, g: torch.Generator) -> None:
             "the threshold is a share of the maximum, not of the mean": boxed(
                 threshold * float(values.mean())
             ),
+            "a pixel with exactly the threshold's share of the maximum counts, too": _around(above),
             "this is the box around the pixels that are too low": _around(low),
             "the box is one pixel too far to the left and to the top": [x1 - 1, y1 - 1, x2 - 1, y2 - 1],
             "the whole map is boxed": [0, 0, w, h],
