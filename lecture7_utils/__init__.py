@@ -59,6 +59,14 @@ _HOME = {
     "grad_cam": "kernels.cam",
     "boxes": "kernels.cam",
     "largest_box": "kernels.cam",
+    # lesson 4
+    "ascend": "kernels.ascent",
+    "NATURAL": "kernels.ascent",
+    "jitter": "kernels.regularisers",
+    "rotate_and_scale": "kernels.regularisers",
+    "gaussian_blur": "kernels.regularisers",
+    "total_variation": "kernels.regularisers",
+    "fourier": "kernels.regularisers",
     # lesson 9
     "managers_report": "classroom.report",
     # figures

@@ -40,6 +40,19 @@ def evaluation(model: nn.Module, device: torch.device | None = None) -> Iterator
             torch.cuda.set_rng_state(cuda_state, cuda)
 
 
+@contextmanager
+def constant(model: nn.Module) -> Iterator[None]:
+    """Inside, no parameter of `model` asks for a gradient; after, those that did do again."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+
+
 def layer_names(model: nn.Module) -> list[str]:
     """The names of all layers of `model`, as PyTorch names them ("features.12"), in order of definition.
 

@@ -149,7 +149,10 @@ def read_unit(output: Tensor, target: Unit) -> Tensor:
             f"layer: expected {target.layer!r} to give [N, C, H, W] or [N, C], got {describe(output)}"
         )
     index = _per_image(target.channel, output.shape[0], output.shape[1], "channel", "channel", output.device)
-    maps = output[torch.arange(output.shape[0], device=output.device), index]
+    if isinstance(target.channel, int):
+        maps = output[:, target.channel]  # a view: its backward pass is many times as quick
+    else:
+        maps = output[torch.arange(output.shape[0], device=output.device), index]
     if isinstance(target.position, tuple):
         if output.ndim == 2:
             raise ValueError(
