@@ -229,7 +229,7 @@ _DOG = Rig(
         )
         for collar in ("b5473c", "3f7a78", "c9a23c")
     ),
-    patterns=("patches", "patches", "spots"),
+    patterns=("dapples",),
 )
 
 _RABBIT = Rig(
@@ -237,7 +237,8 @@ _RABBIT = Rig(
     parts=(
         _body("tail", "white", (-0.29, 0.14, 0.10, 0.10), (-0.42, 0.16, 0.10, 0.10), coat=False),
         _body("body", "fur", (-0.05, 0.25, 0.27, 0.25), (-0.10, 0.20, 0.36, 0.20), under=0.3),
-        _body("haunch", "fur", (-0.12, 0.17, 0.19, 0.17), (-0.24, 0.16, 0.20, 0.16), under=0.2),
+        _mark("saddle", "mark", (-0.25, 0.27, 0.22, 0.30, 8), (-0.36, 0.22, 0.26, 0.26, 12), within="body"),
+        _body("haunch", "mark", (-0.12, 0.17, 0.19, 0.17), (-0.24, 0.16, 0.20, 0.16), under=0.2),
         _mark("chest", "belly", (0.12, 0.24, 0.11, 0.17), (0.20, 0.18, 0.12, 0.13), soft=0.07, within="body"),
         _body("hind foot", "fur", (-0.06, 0.04, 0.17, 0.045), (-0.14, 0.04, 0.18, 0.045), under=0.2),
         _body("far paw", "belly", (0.10, 0.06, 0.055, 0.06), (0.26, 0.05, 0.09, 0.045), coat=False),
@@ -286,13 +287,13 @@ _RABBIT = Rig(
         _mark("nose", "pink", (0, -0.05, 0.032, 0.023), head=True, depth=0.11),
     ),
     palettes=_fur(
-        "d9a468 b07a40 fbe8cb",
-        "8f6a4c 664830 e9cda8",
-        "ead8b8 c4a87c fff6e4",
-        "b5a898 86796a f3ebe1",
-        "6f5c4e 4c3d33 d8c6b2",
-        "fbf3e6 dccbb0 ffffff",
-        "c67f4c 935628 fdf0de",
+        "f1dfc0 b8763a fff6e4",
+        "f6efe4 6a4a34 ffffff",
+        "f3eee8 8a8178 ffffff",
+        "efe2cc 93592c fff6e4",
+        "d9cdbf 4f4037 f3ebe1",
+        "fbf3e6 c98f58 ffffff",
+        "e9c9a2 8a4a22 fdf0de",
     ),
     hair=0.013,
     patterns=("plain",),
@@ -705,6 +706,7 @@ PATTERNS = {
     "plain": (0.0, 0.0, 9.0, 1.0, 1.0, 0.0, 120.0),
     "stripes": (1.0, 0.0, 0.62, 4.0, 4.6, 3.2, 220.0),
     "patches": (0.0, 1.0, 0.56, 14.0, 1.0, 0.0, 200.0),
+    "dapples": (0.0, 1.0, 0.58, 14.0, 1.0, 0.0, 420.0),
     "spots": (0.0, 1.0, 0.72, 11.0, 1.0, 0.0, 400.0),
     "quills": (0.9, 0.35, 0.70, 2.6, 7.0, -9.0, 500.0),
     "feathers": (0.7, 0.4, 0.68, 2.6, 5.0, 9.0, 400.0),
