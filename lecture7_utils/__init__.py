@@ -67,6 +67,13 @@ _HOME = {
     "gaussian_blur": "kernels.regularisers",
     "total_variation": "kernels.regularisers",
     "fourier": "kernels.regularisers",
+    # lesson 5
+    "top_activations": "kernels.search",
+    "Ranking": "kernels.ranking",
+    "receptive_field": "kernels.receptive",
+    "Folder": "shop.folder",
+    "Crops": "shop.crops",
+    "at_own_size": "shop.crops",
     # lesson 9
     "managers_report": "classroom.report",
     # figures
@@ -79,10 +86,12 @@ _HOME = {
     "plot_rectangles": "classroom.plots",
     "plot_top": "classroom.plots",
     "plot_curves": "classroom.plots",
+    "plot_hits": "classroom.sheets",
     # explorers
     "explore_predictions": "classroom.widgets",
     "explore_saliency": "classroom.widgets",
     "explore_occlusion": "classroom.widgets",
+    "explore_units": "classroom.widgets",
     "explore_offers": "classroom.widgets",
     "explore_cam": "classroom.widgets",
     "upload_photo": "classroom.widgets",

@@ -9,6 +9,7 @@ from lecture7_utils.classroom.widgets.lesson0 import explore_predictions
 from lecture7_utils.classroom.widgets.lesson1 import explore_saliency
 from lecture7_utils.classroom.widgets.lesson2 import explore_occlusion
 from lecture7_utils.classroom.widgets.lesson3 import explore_cam
+from lecture7_utils.classroom.widgets.lesson5 import explore_units
 from lecture7_utils.classroom.widgets.lesson9 import explore_offers
 from lecture7_utils.classroom.widgets.pieces import Explorer
 from lecture7_utils.classroom.widgets.upload import upload_photo
@@ -20,5 +21,6 @@ __all__ = [
     "explore_offers",
     "explore_predictions",
     "explore_saliency",
+    "explore_units",
     "upload_photo",
 ]
