@@ -704,7 +704,9 @@ def test_a_wrong_answer_is_refused_by_the_name_of_its_mistake(exercise, answer, 
 def test_every_exercise_has_at_least_four_wrong_answers_here():
     for exercise in RIGHT:
         assert sum(name == exercise for name, _, _ in WRONG) >= 4
-    assert {*RIGHT, "9a"} == set(checks._EXERCISES)  # 9a judges a network: see test_check_offer
+    # the others have files of their own, and so has 9a, which judges a network
+    here = {name[0] for name in RIGHT}
+    assert {*RIGHT, "9a"} == {name for name in checks._EXERCISES if name[0] in here}
 
 
 def test_a_difference_is_shown_by_a_value():
