@@ -109,10 +109,11 @@ class Report:
         """A row for each method; under each measure a column for each classifier."""
         names = list(self.accuracy)
         width = max(-(-15 // len(names)), *(len(name) + 2 for name in names))
+        first = max(12, *(len(method) + 1 for method in self._by_method()))
         heads = [f"{short:>{width * len(names)}s}" for _, short, _, _ in _MEASURES]
         lines = [
-            f"{'':12s}{''.join(heads)}",
-            f"{'':12s}{''.join(f'{n:>{width}s}' for n in names) * len(heads)}",
+            f"{'':{first}s}{''.join(heads)}",
+            f"{'':{first}s}{''.join(f'{n:>{width}s}' for n in names) * len(heads)}",
         ]
         for method, found in self._by_method().items():
             cells = []
@@ -120,10 +121,10 @@ class Report:
                 for name in names:
                     value = getattr(found[name], key)
                     cells.append(f"{'-' if value is None else format(value, form):>{width}s}")
-            lines.append(f"{method:12s}{''.join(cells)}")
+            lines.append(f"{method:{first}s}{''.join(cells)}")
         even = {"on_animal": self.animal_area, "on_tag": self.tag_area, "pointed": self.animal_area}
         cells = [format(even[key], form) if key in even else "" for *_, key, form in _MEASURES for _ in names]
-        lines.append(f"{'even map':12s}{''.join(f'{cell:>{width}s}' for cell in cells)}".rstrip())
+        lines.append(f"{'even map':{first}s}{''.join(f'{cell:>{width}s}' for cell in cells)}".rstrip())
         missing = [f"{f.method}: not defined for {f.classifier}" for f in self.findings if f.why]
         return "\n".join([*lines, *missing])
 

@@ -218,6 +218,14 @@ def test_text_has_a_row_for_each_method_and_a_column_for_each_classifier(report)
     assert max(map(len, (head, names, *rows))) <= 110
 
 
+def test_a_long_name_keeps_the_columns(classifiers):
+    made = {"the gradient of the score": l7.saliency_map, "saliency": l7.saliency_map}
+    made_of = managers_report(classifiers, samples(2, 0), count=2, methods=made, deletion_steps=1)
+    _, names, *rows = str(made_of).splitlines()
+    assert len(names) == len(rows[0]) == len(rows[1])
+    assert rows[0].startswith("the gradient of the score ")
+
+
 @pytest.mark.parametrize(("lost", "words"), [(0.02, "does not depend"), (0.04, "depends on the tag")])
 def test_the_threshold_decides_what_the_page_says(report, lost, words):
     changed = replace(report, accuracy={"net": 0.9}, shuffled={"net": 0.9 - lost})
