@@ -86,11 +86,13 @@ _HOME = {
     "plot_rectangles": "classroom.plots",
     "plot_top": "classroom.plots",
     "plot_curves": "classroom.plots",
+    "save_animation": "classroom.animation",
     "plot_hits": "classroom.sheets",
     # explorers
     "explore_predictions": "classroom.widgets",
     "explore_saliency": "classroom.widgets",
     "explore_occlusion": "classroom.widgets",
+    "explore_ascent": "classroom.widgets",
     "explore_units": "classroom.widgets",
     "explore_offers": "classroom.widgets",
     "explore_cam": "classroom.widgets",

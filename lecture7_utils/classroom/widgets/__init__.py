@@ -9,6 +9,7 @@ from lecture7_utils.classroom.widgets.lesson0 import explore_predictions
 from lecture7_utils.classroom.widgets.lesson1 import explore_saliency
 from lecture7_utils.classroom.widgets.lesson2 import explore_occlusion
 from lecture7_utils.classroom.widgets.lesson3 import explore_cam
+from lecture7_utils.classroom.widgets.lesson4 import explore_ascent
 from lecture7_utils.classroom.widgets.lesson5 import explore_units
 from lecture7_utils.classroom.widgets.lesson9 import explore_offers
 from lecture7_utils.classroom.widgets.pieces import Explorer
@@ -16,6 +17,7 @@ from lecture7_utils.classroom.widgets.upload import upload_photo
 
 __all__ = [
     "Explorer",
+    "explore_ascent",
     "explore_cam",
     "explore_occlusion",
     "explore_offers",
