@@ -74,6 +74,12 @@ _HOME = {
     "Folder": "shop.folder",
     "Crops": "shop.crops",
     "at_own_size": "shop.crops",
+    # lesson 6
+    "convolution_matrix": "kernels.deconv",
+    "transposed_convolution": "kernels.deconv",
+    "sub_pixel": "kernels.deconv",
+    "pixel_shuffle_form": "kernels.deconv",
+    "counts": "kernels.deconv",
     # lesson 9
     "managers_report": "classroom.report",
     # figures
