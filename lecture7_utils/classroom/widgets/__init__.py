@@ -11,6 +11,7 @@ from lecture7_utils.classroom.widgets.lesson2 import explore_occlusion
 from lecture7_utils.classroom.widgets.lesson3 import explore_cam
 from lecture7_utils.classroom.widgets.lesson4 import explore_ascent
 from lecture7_utils.classroom.widgets.lesson5 import explore_units
+from lecture7_utils.classroom.widgets.lesson6 import explore_convolution
 from lecture7_utils.classroom.widgets.lesson9 import explore_offers
 from lecture7_utils.classroom.widgets.pieces import Explorer
 from lecture7_utils.classroom.widgets.upload import upload_photo
@@ -19,6 +20,7 @@ __all__ = [
     "Explorer",
     "explore_ascent",
     "explore_cam",
+    "explore_convolution",
     "explore_occlusion",
     "explore_offers",
     "explore_predictions",
