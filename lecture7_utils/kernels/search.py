@@ -150,12 +150,12 @@ def top_activations(
         running = _Running(searched, tables, note, groups, names, whole)
         layout = _layout(model, layers, first[None])
         if stream:
-            parts = stream_batches(items, reader, searched.batch_size, shape)
+            parts = stream_batches(items, reader, searched.batch_size, shape, layout)
             return _run(model, layout, running, parts, None, save_every, progress)
         ranks = _Ranks(resume, searched)
         running.begin_with(ranks.old)
         pin = _device(model).type == "cuda"
-        parts = batches(reader, ranks.share(searched), searched.batch_size, shape, workers, pin)
+        parts = batches(reader, ranks.share(searched), searched.batch_size, shape, layout, workers, pin)
         return _run(model, layout, running, parts, ranks, save_every, progress)
 
 
