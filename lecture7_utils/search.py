@@ -44,7 +44,13 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the result goes")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="pictures per channel (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="in one pass (%(default)s)")
+    parser.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default="auto",
+        metavar="N",
+        help="pictures in one pass (%(default)s)",
+    )
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that read pictures (%(default)s)"
     )
@@ -66,6 +72,10 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quiet", action="store_true", help="no bar and no table")
     return parser.parse_args(given)
+
+
+def _batch_size(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -180,6 +180,16 @@ def test_other_batch_sizes_give_the_same_within_rounding(dtype):
             assert not (swapped & (gaps > 1e-4) & (gaps.roll(1, 1) > 1e-4)).any()
 
 
+def test_the_batch_size_is_chosen_by_the_images_size():
+    net = random_net(1, (64, 64), dtype=torch.float32)
+    images = random_images(1, 60, (64, 64), dtype=torch.float32)
+    chosen = top_activations(net, "stem", Images(images), 2)
+    assert chosen.searched.batch_size == 4 * 224 * 224 // 64**2
+    same(chosen, top_activations(net, "stem", Images(images), 2, batch_size=49))
+    few = top_activations(net, "stem", Images(images[:3]), 2)
+    assert few.searched.batch_size == 3
+
+
 def test_channels_can_be_chosen():
     net, images = random_net(4), random_images(4, 12)
     whole = top_activations(net, ["stem", "left"], Images(images), 3)
@@ -651,6 +661,7 @@ def test_refused_arguments():
     for wrong in (0, -1, 2.0, True, None):
         refuses("k", search, k=wrong)
         refuses("batch_size", search, batch_size=wrong)
+    refuses("batch_size", search, batch_size="large")
     for wrong in (-1, 1.5, None):
         refuses("workers", search, workers=wrong)
         refuses("sample", search, sample=wrong)
