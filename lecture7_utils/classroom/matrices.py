@@ -6,7 +6,7 @@ import numpy as np
 
 from lecture7_utils.classroom.lecture import WIDTH, style
 from lecture7_utils.classroom.plots import DIVERGING, MapLike, _values, _wrapped, palette
-from lecture7_utils.kernels.arguments import describe, require_int
+from lecture7_utils.kernels.arguments import describe, require_choice, require_int
 
 Labels = tuple[Sequence[str], Sequence[str]]  # of the rows and of the columns
 
@@ -19,11 +19,13 @@ def plot_matrices(
     *,
     labels: Mapping[str, Labels] | None = None,
     columns: int = 2,
+    same_scale: bool = False,
     title: str | None = None,
 ):
     """Matrices side by side, each entry a cell with its number: red above 0, blue below, white at 0.
 
-    matrices: {name: [rows, columns]}, finite numbers in any units; the colours are those of all together.
+    matrices: {name: [rows, columns]}, finite numbers in any units. same_scale: one scale of colours for all,
+    from their values together, instead of one for each.
     labels: for some of the names (row labels, column labels), one for each row and each column.
     columns: how many stand in a row. Where a cell is too narrow for its number there is only its colour.
     Returns the figure.
@@ -37,10 +39,13 @@ def plot_matrices(
         raise ValueError("matrices: expected at least one matrix, got none")
     arrays = {name: _values(m, f"matrices[{name!r}]") for name, m in matrices.items()}
     labels = _checked_labels(labels, arrays)
+    require_choice(same_scale, "same_scale", (False, True))
     across = min(require_int(columns, "columns", 1), len(arrays))
     names = list(arrays)
     rows = [names[i : i + across] for i in range(0, len(names), across)]
-    largest = max(float(np.abs(a).max()) for a in arrays.values())
+    largest = {name: float(np.abs(a).max()) for name, a in arrays.items()}
+    if same_scale:
+        largest = dict.fromkeys(largest, max(largest.values()))
     with plt.rc_context(style() | {"figure.constrained_layout.use": False}):
         points = style()["xtick.labelsize"]
         letter = 0.6 * points / 72
@@ -84,7 +89,7 @@ def plot_matrices(
                 size = (a.shape[1] * cell, a.shape[0] * height)
                 bottom = 1 - (y + head + size[1]) / total
                 ax = figure.add_axes(((x + left[name]) / wide, bottom, size[0] / wide, size[1] / total))
-                _draw(ax, a, texts[name] if readable else None, largest, labels.get(name), points)
+                _draw(ax, a, texts[name] if readable else None, largest[name], labels.get(name), points)
                 figure.text(
                     x / wide, 1 - (y + 0.02) / total, _title(name, size[0] + left[name]),
                     size=style()["axes.titlesize"], va="top",

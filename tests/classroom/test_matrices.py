@@ -126,5 +126,17 @@ def test_wrong_labels_are_refused(labels):
         plot_matrices({"a": torch.ones(2, 2)}, labels=labels)
 
 
-def test_a_wrong_number_of_columns_is_refused():
+def test_other_arguments_are_refused():
     refuses("columns", plot_matrices, {"a": torch.ones(2, 2)}, columns=0)
+    refuses("same_scale", plot_matrices, {"a": torch.ones(2, 2)}, same_scale=1)
+
+
+def test_one_scale_for_all_or_one_for_each():
+    def colour(ax):
+        return ax.images[0].get_array()[0, 0].tolist()
+
+    large_and_small = {"a": torch.full((1, 2), 8.0), "b": torch.full((1, 2), 1.0)}
+    a, b = plot_matrices(large_and_small).axes
+    assert colour(a) == colour(b)
+    c, d = plot_matrices(large_and_small, same_scale=True).axes
+    assert colour(c) == colour(a) != colour(d)

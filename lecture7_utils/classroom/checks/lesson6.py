@@ -163,7 +163,7 @@ EXERCISES = {
         _judge_matrix,
     ),
     "6b": Exercise(
-        "run_backwards(y, w, s)",
+        "transposed(y, w, s)",
         "zeros between the entries of y, f − 1 zeros before and after, w.flip(0), one conv1d of stride 1.",
         "Wᵀ y, and no matrix was needed.",
         _judge_sub_pixel,
