@@ -18,19 +18,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lecture7_utils.kernels.dense import ROOM
 from lecture7_utils.kernels.layers import reading
 from lecture7_utils.kernels.search import top_activations
 from tests.benchmarks.measure import Row, Timing, compare
 from tests.benchmarks.networks import network, pictures
 
-BATCH = 32
 # network, layer, images, their side
 CASES = (
     ("petnet", "features.10", 2048, 96),
-    ("efficientnet_lite0", "blocks.2", 512, 128),
-    ("efficientnet_lite0", "blocks.4", 192, 224),
-    ("resnet18", "layer2", 192, 224),
-    ("vgg16", "features.16", 64, 224),
+    ("efficientnet_lite0", "blocks.2", 480, 128),
+    ("efficientnet_lite0", "blocks.4", 160, 224),
+    ("resnet18", "layer2", 160, 224),
+    ("vgg16", "features.16", 48, 224),
 )
 PEER = (("resnet18", "layer2", 64, 224), ("resnet18", "layer4", 64, 224), ("vgg16", "features.16", 32, 224))
 
@@ -41,7 +41,7 @@ def rows() -> Iterator[Row]:
         net, images = _network(name), pictures(count, side)
 
         def ours(net=net, layer=layer, images=images):
-            return top_activations(net, layer, images, 5, batch_size=BATCH)
+            return top_activations(net, layer, images, 5)
 
         bare = {
             # what the user would run, and the same in the layout that the search takes
@@ -56,7 +56,7 @@ def rows() -> Iterator[Row]:
             ours,
             bare,
             at_least={"bare pass": 0.95},
-            note=f"batches of {BATCH}",
+            note=f"batches of {_batch(side)}",
         )
     if find_spec("crp") is not None:
         for name, layer, count, side in PEER:
@@ -64,9 +64,7 @@ def rows() -> Iterator[Row]:
             yield from compare(
                 "top_activations",
                 f"{name}, {layer}, {count} images of {side} × {side}",
-                lambda net=net, layer=layer, images=images: top_activations(
-                    net, layer, images, 40, batch_size=BATCH
-                ),
+                lambda net=net, layer=layer, images=images: top_activations(net, layer, images, 40),
                 {"zennit-crp": _zennit_crp(net, layer, images)},
                 at_least={"zennit-crp": 3},
                 note="top 40, as zennit-crp keeps",
@@ -82,10 +80,15 @@ def _network(name: str) -> nn.Module:
     return PetNet().eval()
 
 
+def _batch(side: int) -> int:
+    """As many images as the search takes at once."""
+    return max(1, ROOM["cpu"] // side**2)
+
+
 def _bare(net: nn.Module, layer: str, images: Tensor, layout: torch.memory_format) -> None:
     """The network up to the layer, and nothing else."""
     with torch.inference_mode(), reading(net, [layer]) as read:
-        for part in images.split(BATCH):
+        for part in images.split(_batch(images.shape[3])):
             read(part.contiguous(memory_format=layout))
 
 
@@ -112,7 +115,7 @@ def _zennit_crp(net: nn.Module, layer: str, images: Tensor) -> Callable[[], obje
                 peer = FeatureVisualization(
                     CondAttribution(net), Labelled(), {layer: ChannelConcept()}, max_target="max", path=folder
                 )
-                peer.run(None, 0, len(images), BATCH)
+                peer.run(None, 0, len(images), _batch(images.shape[3]))
 
     return run
 
@@ -123,7 +126,7 @@ _SEARCH = """
 import sys, time, torch
 import torch.distributed as dist
 from lecture7_utils.kernels.search import top_activations
-from tests.benchmarks.bench_search import BATCH, _network
+from tests.benchmarks.bench_search import _network
 from tests.benchmarks.networks import pictures
 
 rank, world, meeting, name, layer, count, side = sys.argv[1:]
@@ -131,11 +134,11 @@ torch.set_num_threads(1)
 if int(world) > 1:
     dist.init_process_group("gloo", init_method=meeting, rank=int(rank), world_size=int(world))
 net, images = _network(name), pictures(int(count), int(side))
-top_activations(net, layer, images[:64], 5, batch_size=BATCH)
+top_activations(net, layer, images[:64], 5)
 if int(world) > 1:
     dist.barrier()
 cpu, wall = time.process_time(), time.perf_counter()
-top_activations(net, layer, images, 5, batch_size=BATCH)
+top_activations(net, layer, images, 5)
 print(time.process_time() - cpu, time.perf_counter() - wall)
 """
 
