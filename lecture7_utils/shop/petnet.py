@@ -19,7 +19,7 @@ from lecture7_utils.shop.scenes import SPECIES, SceneBatch
 
 WEIGHTS = Path(__file__).parent / "weights"
 NAMES = ("petnet", "petnet_shortcut", "petnet_gap")
-BLOCKS = ((16,), (32,), (48, 48), (96, 96))
+BLOCKS = ((16,), (32,), (48, 48), (96,))
 
 
 class PetNet(nn.Module):
@@ -144,7 +144,7 @@ def fit_head(
     epochs: int = 60,
     batch_size: int = 64,
     learning_rate: float = 0.02,
-    weight_decay: float = 1e-4,
+    weight_decay: float = 1e-3,
     seed: int = 0,
     progress: bool = True,
 ) -> HeadFit:

@@ -86,7 +86,14 @@ def _fur(*rows: str) -> tuple[dict, ...]:
     return tuple(dict(zip(("fur", "mark", "belly"), row.split(), strict=True)) for row in rows)
 
 
-COMMON = {"dark": "2a211d", "glint": "ffffff", "pink": "e8a09a", "nose": "4a3530", "white": "fdf6ea"}
+COMMON = {
+    "dark": "2a211d",
+    "glint": "ffffff",
+    "pink": "e8a09a",
+    "blush": "edc3b4",
+    "nose": "4a3530",
+    "white": "fdf6ea",
+}
 
 _CAT = Rig(
     head=((0.07, 0.72), (0.33, 0.43)),
@@ -246,34 +253,34 @@ _RABBIT = Rig(
         _body(
             "far ear",
             "fur",
-            (-0.05, 0.34, 0.065, 0.25, 10),
-            (-0.12, 0.30, 0.065, 0.25, 34),
+            (-0.05, 0.28, 0.068, 0.19, 10),
+            (-0.10, 0.25, 0.068, 0.19, 34),
             head=True,
             depth=-0.04,
             under=0.1,
         ),
         _mark(
             "far inner",
-            "pink",
-            (-0.05, 0.34, 0.034, 0.19, 10),
-            (-0.12, 0.30, 0.034, 0.19, 34),
+            "blush",
+            (-0.05, 0.28, 0.030, 0.14, 10),
+            (-0.10, 0.25, 0.030, 0.14, 34),
             head=True,
             depth=-0.035,
         ),
         _body(
             "near ear",
             "fur",
-            (0.09, 0.34, 0.068, 0.25, -10),
-            (0.02, 0.33, 0.068, 0.25, 16),
+            (0.09, 0.28, 0.070, 0.19, -10),
+            (0.03, 0.27, 0.070, 0.19, 16),
             head=True,
             depth=-0.04,
             under=0.25,
         ),
         _mark(
             "near inner",
-            "pink",
-            (0.09, 0.34, 0.036, 0.19, -10),
-            (0.02, 0.33, 0.036, 0.19, 16),
+            "blush",
+            (0.09, 0.28, 0.032, 0.14, -10),
+            (0.03, 0.27, 0.032, 0.14, 16),
             head=True,
             depth=-0.035,
         ),

@@ -1,8 +1,9 @@
-"""How every embedded weight was made, and how well it does.
+"""How every embedded weight was made.
 
     python -m lecture7_utils.shop.training petnet            # also petnet_shortcut, petnet_gap
     python -m lecture7_utils.shop.training petnet --resume   # goes on where it was interrupted
-    python -m lecture7_utils.shop.training evaluate          # every figure in weights/CARD.md
+
+`python -m lecture7_utils.classroom.card` measures how well they do, and writes weights/CARD.md.
 
 Scenes are drawn while the network trains, each seen once. A step's scenes and its random numbers depend on
 the recipe's seed and the step's number alone, so that a resumed training ends in the same weights.
@@ -42,26 +43,29 @@ _BLOCK = 512  # scenes drawn at a time
 class Recipe:
     """How a `PetNet` is trained: AdamW (Loshchilov and Hutter 2019) on the cross entropy of drawn scenes.
 
-    seed: of the first weights, the scenes and the hidden positions. tag_follows_species: of the scenes.
+    seed: of the first weights, the scenes and the hidden squares. tag_follows_species: of the scenes.
     steps, batch_size: how many batches of how many scenes, of one to three animals of one species.
     learning_rate: the highest; it rises over the first 15 % of the steps and falls to 0 as a half cosine.
-    hidden: up to this share of the last feature maps' positions is set to 0 while training (a share drawn for
-        each scene, what is left is scaled up), so that no single part of an animal is enough; after the idea
-        of Singh and Lee 2017, "Hide-and-Seek".
+    hidden: up to this share of a scene's squares of `side` pixels is painted over with the batch's mean
+        colour (a share drawn for each scene), so that no single part of an animal is enough: Singh and
+        Lee 2017, "Hide-and-Seek", section 3.1.
+    While it trains, each convolution is followed by a batch normalisation (Ioffe and Szegedy 2015); it is
+    folded into the convolution at the end, so that the network is the plain one that `PetNet` says.
     """
 
     seed: int
     tag_follows_species: float
     steps: int = 900
     batch_size: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     hidden: float = 0.9
+    side: int = 24
 
 
 RECIPES = {
     "petnet": Recipe(seed=1, tag_follows_species=0.0),
-    "petnet_shortcut": Recipe(seed=2, tag_follows_species=1.0, steps=450),
+    "petnet_shortcut": Recipe(seed=2, tag_follows_species=1.0, steps=450, hidden=0.0),
 }
 HEAD_SCENES = 4096  # petnet_gap: the scenes its last layer is trained on
 
@@ -82,12 +86,13 @@ def train(
     """Train a `PetNet` by a recipe; returns it in eval mode, in float32.
 
     checkpoint: a file that holds the state after each `every` steps, and when it is interrupted; None keeps
-        none. resume: go on from that file if it is there. net: the network to begin with; None makes one from
-        the recipe's seed.
+        none. resume: go on from that file if it is there. net: the network to begin with, which is changed;
+        None makes one from the recipe's seed.
     Raises `ValueError` if the checkpoint is of another recipe. An interrupt is passed on after saving.
     """
     if net is None:
         net = PetNet(seed=recipe.seed)
+    _normalise(net)
     net = net.to(device=device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(net.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     first = 0
@@ -114,7 +119,34 @@ def train(
     except KeyboardInterrupt:
         save(done)
         raise
-    return net.to(memory_format=torch.contiguous_format).eval()
+    _fold(net.eval())
+    return net.to(memory_format=torch.contiguous_format)
+
+
+def _normalise(net: PetNet) -> None:
+    """Put a batch normalisation behind each convolution, in place."""
+    layers: list[nn.Module] = []
+    for layer in net.features:
+        layers.append(layer)
+        if isinstance(layer, nn.Conv2d):
+            layers.append(nn.BatchNorm2d(layer.out_channels, device=layer.weight.device))
+    net.features = nn.Sequential(*layers)
+
+
+def _fold(net: PetNet) -> None:
+    """Take the batch normalisations out again and into the convolutions before them, in place: in eval mode
+    (w * x + b - m) * g + c = (w g) * x + (b - m) g + c, with g = gamma / sqrt(variance + eps)."""
+    layers: list[nn.Module] = []
+    with torch.no_grad():
+        for layer in net.features:
+            if isinstance(layer, nn.BatchNorm2d):
+                gain = layer.weight * (layer.running_var + layer.eps).rsqrt()
+                convolution = layers[-1]
+                convolution.weight.mul_(gain[:, None, None, None])
+                convolution.bias.sub_(layer.running_mean).mul_(gain).add_(layer.bias)
+            else:
+                layers.append(layer)
+    net.features = nn.Sequential(*layers)
 
 
 def _stream(recipe: Recipe, first: int, size: int, device) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -142,17 +174,26 @@ def _step(recipe: Recipe, net: PetNet, optimiser, step: int, images: Tensor, lab
     scale = at / warm if at < warm else 0.5 * (1 + math.cos(math.pi * (at - warm) / (1 - warm)))
     for group in optimiser.param_groups:
         group["lr"] = recipe.learning_rate * max(scale, 0.02)
-    maps = net.features(images.contiguous(memory_format=torch.channels_last))
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    share = recipe.hidden * torch.rand(len(maps), 1, 1, 1, generator=generator)
-    kept = (torch.rand(len(maps), 1, *maps.shape[2:], generator=generator) >= share) / (1 - share)
-    scores = net.classifier(net.flatten((maps * kept.to(maps)).contiguous()))
-    loss = F.cross_entropy(scores, labels)
+    images = hide(images, recipe, step).contiguous(memory_format=torch.channels_last)
+    loss = F.cross_entropy(net(images), labels)
     optimiser.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     optimiser.step()
     return float(loss.detach())
+
+
+def hide(images: Tensor, recipe: Recipe, step: int) -> Tensor:
+    """Images [N, 3, S, S] with squares painted over as the recipe says; the same for the same step."""
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    side, size = recipe.side, images.shape[2]
+    cells = size // side + 2
+    share = recipe.hidden * torch.rand(len(images), 1, 1, 1, generator=generator)
+    seen = torch.rand(len(images), 1, cells, cells, generator=generator) >= share
+    top, left = torch.randint(side, (2,), generator=generator).tolist()  # the squares' grid moves about
+    seen = seen.repeat_interleave(side, 2).repeat_interleave(side, 3)
+    seen = seen[:, :, top : top + size, left : left + size].to(images.device)
+    return torch.where(seen, images, images.mean((0, 2, 3), keepdim=True))
 
 
 def _save(path: Path, recipe: Recipe, net: PetNet, optimiser, done: int) -> None:
@@ -170,10 +211,12 @@ def _save(path: Path, recipe: Recipe, net: PetNet, optimiser, done: int) -> None
 
 def _load(path: Path, recipe: Recipe, net: PetNet, optimiser, device) -> int:
     state = torch.load(path, map_location=device, weights_only=True)
-    if state["recipe"] != asdict(recipe):
-        raise ValueError(
-            f"checkpoint: expected one of the recipe {asdict(recipe)}, got {state['recipe']} in {path}"
-        )
+    mine, theirs = asdict(recipe), state["recipe"]
+    other = [key for key in mine if mine[key] != theirs.get(key)]
+    if other:
+        expected = ", ".join(f"{key} {mine[key]}" for key in other)
+        found = ", ".join(f"{key} {theirs.get(key)}" for key in other)
+        raise ValueError(f"checkpoint: expected one of a recipe with {expected}, got {found} in {path.name}")
     net.load_state_dict(state["net"])
     optimiser.load_state_dict(state["optimiser"])
     return state["step"]
@@ -225,83 +268,6 @@ def accuracy(net: PetNet, scenes: Scenes, progress: bool = False) -> float:
     return right / len(scenes)
 
 
-@torch.no_grad()
-def class_maps(net: PetNet, images: Tensor, labels: Tensor) -> Tensor:
-    """M_c = sum_k w_k^c f_k (Zhou et al. 2016, equation 2) for each image's class, at its size: [N, S, S]."""
-    found = []
-    for part, chosen in zip(images.split(128), labels.split(128), strict=True):
-        maps = torch.einsum("nkhw,nk->nhw", net.features(part), net.classifier.weight[chosen])
-        found.append(
-            F.interpolate(maps[:, None], size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-        )
-    return torch.cat(found)
-
-
-def largest_boxes(maps: Tensor, threshold: float) -> Tensor:
-    """For each map [N, H, W], the box around the largest connected part (8 neighbours) of `threshold` times
-    its maximum and above: float [N, 4], (x1, y1, x2, y2), x2 and y2 exclusive."""
-    above = maps >= threshold * maps.flatten(1).amax(1)[:, None, None]
-    height, width = maps.shape[1:]
-    marks = torch.arange(1, height * width + 1, device=maps.device).float().reshape(1, height, width) * above
-    while True:  # each part takes its highest mark
-        spread = F.max_pool2d(marks[:, None], 3, 1, 1)[:, 0] * above
-        if torch.equal(spread, marks):
-            break
-        marks = spread
-    boxes = []
-    for mark in marks.long():
-        counts = torch.bincount(mark.flatten())
-        counts[0] = 0
-        rows, columns = (mark == counts.argmax()).nonzero(as_tuple=True)
-        boxes.append([int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1])
-    return torch.tensor(boxes).float()
-
-
-def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of boxes [..., 4] that broadcast."""
-    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-    both = (high - low).clamp(min=0).prod(-1)
-    return both / ((a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - both)
-
-
-def localisation(net: PetNet, count: int = 500, choice_count: int = 300) -> dict[str, float]:
-    """How often boxes from class activation maps are right (IoU >= 0.5) on unseen scenes of one animal.
-
-    The threshold is chosen on `choice_count` scenes of another seed. Beside it, what a box gets that does not
-    look: the whole picture, a centred one of the mean size, and the best of all constant ones (in steps of
-    a sixteenth), these two with the hindsight of the test scenes.
-    """
-    chosen, test = (
-        Scenes(n, seed=seed, size=net.size).batch(range(n))
-        for n, seed in ((choice_count, CHOICE_SEED), (count, TEST_SEED))
-    )
-    maps = class_maps(net, chosen.images, chosen.labels)
-    thresholds = [i / 20 for i in range(1, 13)]
-    rates = [_right(largest_boxes(maps, t), chosen.boxes[:, 0]) for t in thresholds]
-    threshold = thresholds[max(range(len(rates)), key=rates.__getitem__)]
-    truth, side = test.boxes[:, 0], float(net.size)
-    found = largest_boxes(class_maps(net, test.images, test.labels), threshold)
-    middle = (truth[:, 2:] - truth[:, :2]).mean(0) / 2
-    edges = torch.arange(17) * side / 16
-    constant = torch.cartesian_prod(edges, edges, edges, edges)
-    constant = constant[(constant[:, 2:] - constant[:, :2]).amin(1) >= side / 4]
-    best = max(
-        float((box_iou(part[:, None], truth) >= 0.5).double().mean(1).max()) for part in constant.split(2000)
-    )
-    return {
-        "threshold": threshold,
-        "chosen on": max(rates),
-        "class activation map": _right(found, truth),
-        "best constant box": best,
-        "centred box of the mean size": _right(torch.cat([side / 2 - middle, side / 2 + middle]), truth),
-        "whole picture": _right(torch.tensor([0.0, 0.0, side, side]), truth),
-    }
-
-
-def _right(boxes: Tensor, truth: Tensor) -> float:
-    return float((box_iou(boxes, truth) >= 0.5).double().mean())
-
-
 def multiply_adds(net: PetNet) -> int:
     """Multiplications with an addition in one forward pass of one picture."""
     side, total = net.size, net.classifier.weight.numel()
@@ -313,43 +279,6 @@ def multiply_adds(net: PetNet) -> int:
     return total
 
 
-def evaluate(folder: Path = WEIGHTS, count: int = 2000, progress: bool = True) -> str:
-    """Every figure about the embedded networks in `folder`, as a table in Markdown."""
-    nets = {name: read_weights(folder / f"{name}.safetensors") for name in NAMES}
-    tests = {
-        "tag follows species": {"tag_follows_species": 1.0},
-        "tags shuffled": {"tag_follows_species": 0.0},
-        "no tag": {"tag": False},
-    }
-    lines = [f"| network | {' | '.join(tests)} |", "| --- |" + " --- |" * len(tests)]
-    for name, net in nets.items():
-        shares = [
-            accuracy(net, Scenes(count, seed=TEST_SEED, size=net.size, animals=(1, 3), **options), progress)
-            for options in tests.values()
-        ]
-        lines.append(f"| {name} | {' | '.join(f'{100 * share:.1f} %' for share in shares)} |")
-    lines += ["", f"Accuracy on {count} unseen scenes of one to three animals (seed {TEST_SEED}).", ""]
-    found = localisation(nets["petnet_gap"])
-    threshold, chosen = found.pop("threshold"), found.pop("chosen on")
-    lines += ["| boxes on 500 unseen scenes of one animal | IoU >= 0.5 |", "| --- | --- |"]
-    lines += [f"| {name} | {100 * rate:.1f} % |" for name, rate in found.items()]
-    lines += [
-        "",
-        f"Threshold {threshold} of a map's maximum, chosen on 300 other scenes (seed {CHOICE_SEED}; right on "
-        f"{100 * chosen:.1f} % of them).",
-        "",
-        "| file | SHA-256 | bytes | multiply-adds |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name, net in nets.items():
-        data = (folder / f"{name}.safetensors").read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        lines.append(
-            f"| {name}.safetensors | `{digest}` | {len(data):,} | {multiply_adds(net) / 1e6:.1f} million |"
-        )
-    return "\n".join(lines)
-
-
 # ---------------------------------------------------------------- command line
 
 
@@ -357,9 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code. `--help` says what there is."""
     parser = argparse.ArgumentParser(
         prog="python -m lecture7_utils.shop.training",
-        description="Make an embedded network from its recipe, or print how well the embedded ones do.",
+        description="Make an embedded network from its recipe.",
     )
-    parser.add_argument("what", choices=[*NAMES, "evaluate"])
+    parser.add_argument("what", choices=NAMES)
     parser.add_argument(
         "--out", type=Path, default=WEIGHTS, help="folder of the weights (default: the package's)"
     )
@@ -368,16 +297,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint if there is one")
     parser.add_argument("--steps", type=int, help="another number of steps (for a try)")
-    parser.add_argument(
-        "--scenes", type=int, help="another number of scenes: of petnet_gap's head, of evaluate"
-    )
+    parser.add_argument("--scenes", type=int, help="another number of scenes for petnet_gap's last layer")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     given = parser.parse_args(arguments)
     progress = not given.quiet
-    if given.what == "evaluate":
-        print(evaluate(given.out, **({"count": given.scenes} if given.scenes else {}), progress=progress))
-        return 0
     path = given.out / f"{given.what}.safetensors"
     if given.what == "petnet_gap":
         start = given.out / "petnet.safetensors"

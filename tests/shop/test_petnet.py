@@ -1,162 +1,260 @@
-"""PetNet: its form, its size, the global average in place of the flattening, and fitting the last layer."""
+"""PetNet, its conversion to a global average, and fitting its last layer."""
+
+import hashlib
 
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import nn
 
-from lecture7_utils.shop.petnet import HeadFit, PetNet, fit_head, to_global_average_pooling
-from lecture7_utils.shop.scenes import SPECIES, Scenes
+from lecture7_utils.shop import petnet as module
+from lecture7_utils.shop.petnet import (
+    NAMES,
+    PetNet,
+    fit_head,
+    load_petnet,
+    read_weights,
+    to_global_average_pooling,
+)
+from lecture7_utils.shop.scenes import SPECIES, Scenes, scene
+from lecture7_utils.shop.training import multiply_adds, write_weights
+from tests.guards import refuses, unchanged
+
+SMALL = {"blocks": ((4,), (6, 6)), "size": 16}
 
 
-def small(**options) -> PetNet:
-    return PetNet(("a", "b", "c"), blocks=((4,), (6, 6)), size=16, **options)
+def small(seed=0, **options):
+    return PetNet(("a", "b", "c"), seed=seed, **SMALL, **options)
 
 
-def pairs(count: int, seed: int) -> list[tuple[torch.Tensor, int]]:
-    """Pictures in which one colour is brighter: separable by a mean over the picture."""
-    g = torch.Generator().manual_seed(seed)
-    made = []
-    for k in range(count):
-        image = torch.rand(3, 16, 16, generator=g) * 0.5
-        image[k % 3] += 0.4
-        made.append((image, k % 3))
-    return made
+def pairs(count, seed=0, classes=3):
+    """Pictures whose class is the brightest channel."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 3, 16, 16, generator=generator)
+    labels = torch.randint(classes, (count,), generator=generator)
+    images[torch.arange(count), labels] += 0.3
+    return list(zip(images, labels.tolist(), strict=True))
 
 
-def test_multiply_adds_and_form():
+def test_the_network_is_a_small_vgg_within_its_budget():
     net = PetNet()
+    assert net.categories == SPECIES
+    kinds = [type(layer) for layer in net.features]
+    assert set(kinds) == {nn.Conv2d, nn.ReLU, nn.MaxPool2d}
+    assert all(layer.kernel_size == (3, 3) for layer in net.features if isinstance(layer, nn.Conv2d))
+    assert isinstance(net.flatten, nn.Flatten)
+    assert isinstance(net.classifier, nn.Linear)
+    # counted from what each layer really gives
     counted = []
 
-    def count(module, inputs, output):
-        if isinstance(module, nn.Conv2d):
-            counted.append(output[0].numel() * module.weight[0].numel())
-        elif isinstance(module, nn.Linear):
-            counted.append(module.weight.numel())
+    def count(layer, _inputs, output):
+        cost = layer.weight[0].numel()
+        counted.append(cost * output[0].numel())
 
-    for module in net.modules():
-        module.register_forward_hook(count)
-    scores = net.eval()(torch.rand(2, 3, 96, 96))
-    assert scores.shape == (2, len(SPECIES))
-    assert 10e6 < sum(counted) < 2 * 100e6 / 2
-    kinds = [type(m) for m in net.features]
-    assert set(kinds) == {nn.Conv2d, nn.ReLU, nn.MaxPool2d}
-    assert all(m.kernel_size == (3, 3) for m in net.features if isinstance(m, nn.Conv2d))
+    handles = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    scores = net(torch.rand(2, 3, 96, 96))
+    for handle in handles:
+        handle.remove()
+    assert scores.shape == (2, 8)
+    assert sum(counted) == multiply_adds(net) <= 100_000_000
+    assert net.features(torch.rand(1, 3, 96, 96)).shape[2:] == (12, 12)
 
 
-def test_a_seed_gives_the_weights_and_the_global_state_is_not_touched():
-    state = torch.get_rng_state()
-    one, same, other = small(seed=3), small(seed=3), small(seed=4)
-    assert torch.equal(torch.get_rng_state(), state)
-    weights = [torch.cat([p.flatten() for p in net.parameters()]) for net in (one, same, other)]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
+def test_weights_come_from_the_seed_and_no_global_state():
+    with unchanged():
+        a, b, c = small(1), small(1), small(2)
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    assert not torch.equal(a.features[0].weight, c.features[0].weight)
+    scores = a(torch.rand(5, 3, 16, 16))
+    assert torch.isfinite(scores).all()
+    # the scale of He et al. 2015
+    wide = PetNet(blocks=((64,), (64,)), size=16).features[3].weight
+    assert float(wide.detach().std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
 
 
-def test_conversion_keeps_the_features_and_leaves_the_net_alone():
+def test_the_conversion_leaves_the_network_and_keeps_its_features():
     net = small().double().train()
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    converted = to_global_average_pooling(net)
-    x = torch.rand(4, 3, 16, 16, dtype=torch.float64)
-    maps = net.features(x)
-    assert torch.equal(converted.features(x), maps)
-    # the definition, from the maps alone
-    want = maps.mean((2, 3)) @ converted.classifier.weight.T + converted.classifier.bias
-    assert torch.allclose(converted(x), want, atol=1e-12)
+    images = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    with unchanged(net):
+        converted = to_global_average_pooling(net, seed=3)
     assert converted.training
-    assert isinstance(net.flatten, nn.Flatten)
-    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
-    with pytest.raises(ValueError, match="net: expected a PetNet with a flatten head"):
-        to_global_average_pooling(converted)
-    with pytest.raises(TypeError, match="net: expected a PetNet, got Linear"):
-        to_global_average_pooling(nn.Linear(1, 1))
+    for (name, mine), theirs in zip(
+        net.features.state_dict().items(), converted.features.parameters(), strict=True
+    ):
+        assert torch.equal(mine, theirs), name
+        assert mine.data_ptr() != theirs.data_ptr()
+    assert converted.classifier.weight.shape == (3, 6)
+    assert converted.classifier.weight.dtype == torch.float64
+    maps = net.features(images)
+    expected = maps.mean((2, 3)) @ converted.classifier.weight.T + converted.classifier.bias
+    assert torch.allclose(converted(images), expected)
+    again = to_global_average_pooling(net, seed=3)
+    assert torch.equal(again.classifier.weight, converted.classifier.weight)
+    assert not torch.equal(to_global_average_pooling(net, seed=4).classifier.weight, again.classifier.weight)
+    refuses("net", to_global_average_pooling, converted, says="global average")
+    refuses("net", to_global_average_pooling, nn.Linear(2, 2))
 
 
-def test_fit_head_against_a_plain_loop():
-    """The same batches, the same schedule, the whole network run each time, torch's own Linear."""
-    data = pairs(30, 0)
-    net, twin = (to_global_average_pooling(small(seed=1)).double() for _ in range(2))
+@pytest.mark.parametrize("average", [False, True])
+def test_fit_head_equals_a_plain_training_loop(average):
+    data = pairs(50, seed=1)
+    net, plain = small(5, average=average).double(), small(5, average=average).double()
     data = [(image.double(), label) for image, label in data]
     fit = fit_head(
-        net, data, epochs=3, batch_size=7, learning_rate=0.05, weight_decay=0.01, seed=5, progress=False
+        net, data, epochs=3, batch_size=16, learning_rate=0.05, weight_decay=0.01, seed=7, progress=False
     )
 
-    images, labels = torch.stack([i for i, _ in data]), torch.tensor([c for _, c in data])
-    generator = torch.Generator().manual_seed(5)
-    head = twin.classifier
-    optimiser = torch.optim.Adam(head.parameters(), lr=0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 3 * 5)
+    # the whole network, step by step, with only the last layer's parameters in the optimiser
+    images, labels = torch.stack([image for image, _ in data]), torch.tensor([label for _, label in data])
+    generator = torch.Generator().manual_seed(7)
+    optimiser = torch.optim.Adam(plain.classifier.parameters(), lr=0.05)
+    losses, step, steps = [], 0, 3 * 4
     for _ in range(3):
-        for chosen in torch.randperm(30, generator=generator).split(7):
-            loss = nn.functional.cross_entropy(twin(images[chosen]), labels[chosen])
+        order, total = torch.randperm(50, generator=generator), 0.0
+        for start in range(0, 50, 16):
+            chosen = order[start : start + 16]
+            loss = F.cross_entropy(plain(images[chosen]), labels[chosen])
+            total += loss.item() * len(chosen)
+            for group in optimiser.param_groups:
+                group["lr"] = (
+                    0.05
+                    * (1 + torch.cos(torch.tensor(torch.pi * step / steps, dtype=torch.float64)).item())
+                    / 2
+                )
             optimiser.zero_grad()
-            (loss + 0.005 * head.weight.square().sum()).backward()
+            (loss + 0.005 * plain.classifier.weight.pow(2).sum()).backward()
             optimiser.step()
-            schedule.step()
-    assert torch.allclose(net.classifier.weight, head.weight, atol=1e-9)
-    assert torch.allclose(net.classifier.bias, head.bias, atol=1e-9)
-    right = (net(images).argmax(1) == labels).double().mean().item()
-    assert isinstance(fit, HeadFit)
-    assert fit.accuracy == pytest.approx(right)
-    assert len(fit.losses) == 3
-
-
-def test_fit_head_learns_and_touches_nothing_else():
-    wide = PetNet(("a", "b", "c"), blocks=((16,), (24,)), size=16, seed=2)
-    net = to_global_average_pooling(wide).train()
-    net.features[0].eval()
-    before = {k: v.clone() for k, v in net.features.state_dict().items()}
-    state = torch.get_rng_state()
-    fit = fit_head(net, pairs(90, 1), epochs=150, learning_rate=0.1, progress=False)
-    assert fit.accuracy > 0.9
+            step += 1
+        losses.append(total / 50)
+    assert torch.allclose(net.classifier.weight, plain.classifier.weight, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(net.classifier.bias, plain.classifier.bias, rtol=1e-9, atol=1e-12)
+    assert fit.losses == pytest.approx(losses)
     assert fit.losses[-1] < fit.losses[0]
-    assert all(torch.equal(v, before[k]) for k, v in net.features.state_dict().items())
-    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+    assert fit.accuracy == float((net(images).argmax(1) == labels).double().mean())
+
+
+def test_fit_head_touches_the_last_layer_only():
+    net = small().train()
+    net.features[0].weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with unchanged(net.features, net.flatten):
+        fit_head(net, pairs(20), epochs=1, progress=False)
     assert net.training
-    assert not net.features[0].training
-    assert torch.equal(torch.get_rng_state(), state)
+    assert net.classifier.weight.requires_grad
+    assert net.classifier.weight.grad is None
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]) == (not name.startswith("classifier")), name
 
 
-def test_fit_head_on_scenes():
-    net = to_global_average_pooling(PetNet())
-    fit = fit_head(net, Scenes(16), epochs=2, progress=False)
-    assert 0 <= fit.accuracy <= 1
+def test_fit_head_learns_scenes_and_is_repeatable():
+    data = Scenes(24, size=64, species=[i % 3 for i in range(24)], tag=False)
+    nets = [PetNet(blocks=((4,), (6, 6)), size=64, average=True) for _ in range(3)]
+    fits = [
+        fit_head(net, data, epochs=40, seed=seed, progress=False)
+        for net, seed in zip(nets, (0, 0, 1), strict=True)
+    ]
+    assert fits[0] == fits[1]
+    assert fits[0] != fits[2]
+    assert fits[0].losses[-1] < 0.9 * fits[0].losses[0]
+    samples = PetNet(blocks=((4,), (6, 6)), size=64, average=True)
+    assert (
+        fit_head(samples, [data[i] for i in range(24)], epochs=40, seed=0, progress=False).accuracy
+        == fits[0].accuracy
+    )
 
 
-def test_an_interrupted_fit_leaves_the_net_as_it_was():
-    class Stops(list):
-        def __getitem__(self, place):
-            if place == 5:
-                raise KeyboardInterrupt
-            return super().__getitem__(place)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_fit_leaves_the_network_as_it_was(error):
+    class Broken(list):
+        def __getitem__(self, position):
+            if position == 15:
+                raise error
+            return super().__getitem__(position)
 
-    net = to_global_average_pooling(small()).train()
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    with pytest.raises(KeyboardInterrupt):
-        fit_head(net, Stops(pairs(9, 0)), progress=False)
-    assert net.training
-    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    net = small().train()
+    with unchanged(net), pytest.raises(error):
+        fit_head(net, Broken(pairs(20)), progress=False)
+
+    # and in the middle of the epochs
+    calls = []
+
+    def stop(*_, **__):
+        calls.append(1)
+        if len(calls) > 3:
+            raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", stop)
+        with unchanged(net), pytest.raises(error):
+            fit_head(net, pairs(20), batch_size=4, progress=False)
 
 
-@pytest.mark.parametrize(
-    ("make", "kind", "words"),
-    [
-        (lambda: PetNet("abc"), ValueError, "categories: expected"),
-        (lambda: PetNet(("a",)), ValueError, "categories: expected"),
-        (lambda: PetNet(blocks=()), ValueError, "blocks: expected"),
-        (lambda: PetNet(blocks=((0,),)), ValueError, "blocks: expected"),
-        (lambda: PetNet(size=50), ValueError, "size: expected a multiple"),
-        (lambda: PetNet(average=1), TypeError, "average: expected"),
-        (lambda: PetNet(seed=-1), ValueError, "seed: expected"),
-        (lambda: fit_head(nn.Linear(1, 1), []), TypeError, "net: expected a PetNet"),
-        (lambda: fit_head(small(), []), ValueError, "dataset: expected at least one"),
-        (lambda: fit_head(small(), 3), TypeError, "dataset: expected a data set"),
-        (lambda: fit_head(small(), [1]), TypeError, "dataset: expected samples or pairs"),
-        (lambda: fit_head(small(), [(torch.rand(3, 16, 16), 7)]), ValueError, "dataset: expected labels"),
-        (lambda: fit_head(small(), pairs(3, 0), epochs=0), ValueError, "epochs: expected"),
-        (lambda: fit_head(small(), pairs(3, 0), batch_size=0), ValueError, "batch_size: expected"),
-        (lambda: fit_head(small(), pairs(3, 0), learning_rate=-1), ValueError, "learning_rate: expected"),
-    ],
-)
-def test_bad_arguments(make, kind, words):
-    with pytest.raises(kind, match=words):
-        make()
+def test_weights_come_back_from_a_file_in_half_precision(tmp_path):
+    for net in (small(3), small(4, average=True)):
+        digest = write_weights(net, tmp_path / "small.safetensors")
+        back = read_weights(tmp_path / "small.safetensors", digest)
+        assert not back.training
+        assert back.categories == net.categories
+        for mine, theirs in zip(net.state_dict().values(), back.state_dict().values(), strict=True):
+            assert theirs.dtype == torch.float32
+            assert torch.equal(mine.half().float(), theirs)
+    assert (tmp_path / "SHA256SUMS").read_text() == f"{digest}  small.safetensors\n"
+    data = bytearray((tmp_path / "small.safetensors").read_bytes())
+    assert digest == hashlib.sha256(data).hexdigest()
+    data[-3] ^= 1
+    (tmp_path / "small.safetensors").write_bytes(data)
+    with pytest.raises(
+        RuntimeError, match=rf"small\.safetensors: expected the SHA-256 {digest}, got [0-9a-f]{{64}}"
+    ):
+        read_weights(tmp_path / "small.safetensors", digest)
+    with pytest.raises(FileNotFoundError, match=r"other\.safetensors"):
+        read_weights(tmp_path / "other.safetensors")
+
+
+def test_a_damaged_embedded_network_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WEIGHTS", tmp_path)
+    write_weights(PetNet(), tmp_path / "petnet.safetensors")
+    assert load_petnet().categories == SPECIES
+    save_file({"x": torch.zeros(1)}, tmp_path / "petnet.safetensors")
+    with pytest.raises(RuntimeError, match="expected the SHA-256"):
+        load_petnet()
+    refuses("name", load_petnet, "petnet_shortcut", says="SHA256SUMS")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_embedded_networks_load_and_know_their_species(name):
+    net = load_petnet(name)
+    assert not net.training
+    assert net.categories == SPECIES
+    assert isinstance(net.flatten, nn.Flatten) == (name != "petnet_gap")
+    images = torch.stack([scene(i, species=i % 8, tag=SPECIES[i % 8]).image for i in range(16)])
+    with torch.no_grad():
+        right = net(images).argmax(1) == torch.arange(16) % 8
+    assert right.sum() >= 14
+
+
+def test_arguments_are_checked():
+    refuses("categories", PetNet, "cat")
+    refuses("categories", PetNet, ("cat",))
+    refuses("blocks", PetNet, blocks=())
+    refuses("blocks", PetNet, blocks=(16, 32))
+    refuses("blocks", PetNet, blocks=((16,), (0,)))
+    refuses("size", PetNet, size=90)
+    refuses("average", PetNet, average=1)
+    refuses("seed", PetNet, seed=-1)
+    net, data = small(), pairs(4)
+    refuses("seed", to_global_average_pooling, net, seed=1.5)
+    refuses("net", fit_head, nn.Linear(2, 2), data)
+    refuses("dataset", fit_head, net, [])
+    refuses("dataset", fit_head, net, 3, progress=False)
+    refuses("dataset", fit_head, net, [1, 2], progress=False)
+    refuses("dataset", fit_head, net, [*pairs(4), (data[0][0], 3)], progress=False)
+    refuses("epochs", fit_head, net, data, epochs=0)
+    refuses("batch_size", fit_head, net, data, batch_size=0)
+    refuses("learning_rate", fit_head, net, data, learning_rate=-1)
+    refuses("weight_decay", fit_head, net, data, weight_decay="a")
+    refuses("seed", fit_head, net, data, seed=-1)
+    refuses("progress", fit_head, net, data, progress="no")
+    refuses("name", load_petnet, "petnet2")
+    refuses("name", load_petnet, 3)
