@@ -24,8 +24,8 @@ FILTERS = {
 }
 VIEWS = ("W", "W Wᵀ", "Wᵀ W")
 MOST_STRIDE, MOST_PADDING = 4, 3
-CELL = (50, 30)  # pixels that an entry is wide and high
-MARGIN = (46, 54)  # for the labels at the left, for title and labels above
+CELL = (60, 36)  # pixels that an entry is wide and high
+MARGIN = (48, 60)  # for the labels at the left, for title and labels above
 
 
 def explore_convolution(filters: Mapping[str, Sequence[float]] | None = None, size: int = 8) -> Explorer:
@@ -52,6 +52,9 @@ def explore_convolution(filters: Mapping[str, Sequence[float]] | None = None, si
     for control in controls.values():
         control.layout.width = "100%"
 
+    # all pictures are as wide as the widest: the page stretches narrow ones
+    wide = MARGIN[0] + CELL[0] * (size + 2 * MOST_PADDING) + 2
+
     def draw() -> tuple[bytes, str]:
         name, stride, padding, view = (controls[n].value for n in ("filter", "stride", "padding", "matrix"))
         w = kept[name]
@@ -71,7 +74,9 @@ def explore_convolution(filters: Mapping[str, Sequence[float]] | None = None, si
             product = matrix.T @ matrix
             title = "Wᵀ W: what becomes of x, there and back"
             sheet = _picture(title, product, x_names, x_names, in_padding)
-        return as_jpeg(sheet), paragraph(*_lines(matrix, w, size, stride, padding))
+        page = Image.new("RGB", (wide, sheet.height), "white")
+        page.paste(sheet, (0, 0))
+        return as_jpeg(page), paragraph(*_lines(matrix, w, size, stride, padding))
 
     return Explorer(controls, draw)
 
@@ -164,12 +169,12 @@ def _picture(
     width, height = CELL
     left, above = MARGIN
     sheet = Image.new("RGB", (left + width * len(columns) + 2, above + height * len(rows) + 2), "white")
-    pen, font, small = ImageDraw.Draw(sheet), font_of(15), font_of(14)
-    pen.text((2, 2), title, fill="black", font=font_of(16))
+    pen, font, small = ImageDraw.Draw(sheet), font_of(18), font_of(17)
+    pen.text((2, 2), title, fill="black", font=font_of(18))
     colours = entry_colours(values, float(np.abs(values).max()))
     for j, name in enumerate(columns):
         x = left + width * j
-        pen.text((x + width // 2, above - 14), name, fill="black", font=small, anchor="mm")
+        pen.text((x + width // 2, above - 16), name, fill="black", font=small, anchor="mm")
         for i in range(len(rows)):
             y = above + height * i
             colour = tuple(int(v) for v in colours[i, j])
