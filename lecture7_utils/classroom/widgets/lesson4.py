@@ -223,7 +223,8 @@ def _chart(steps: Sequence[int], curves: dict[str, Sequence[float]], at: int) ->
         x = left + (right - left) * step / max(steps[-1], 1)
         return x, bottom - (bottom - top) * (value - low) / span
 
-    for value in sorted({low, 0.0, high}):
+    # no number on top of another
+    for value in {low, high} | ({0.0} if min(-low, high) > 0.06 * span else set()):
         y = place(0, value)[1]
         pen.line([(left, y), (right, y)], fill="#dddddd")
         pen.text((left - 6, y), score_text(value), fill="black", font=font, anchor="rm")
