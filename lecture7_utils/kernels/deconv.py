@@ -24,7 +24,7 @@ from lecture7_utils.kernels.arguments import as_int, describe, require_choice, r
 
 Size = int | Sequence[int]
 
-MOST_ENTRIES = 10**8  # of a dense matrix: 400 MB in float32
+MOST_ENTRIES = 30_000_000  # of a dense matrix: 120 MB in float32
 
 
 def convolution_matrix(
@@ -48,7 +48,7 @@ def convolution_matrix(
     rows, then columns, with n_y = floor((n_x + 2 padding - dilation (f - 1) - 1) / stride) + 1 for each axis,
     in the weight's dtype and on its device.
     Raises `TypeError` or `ValueError` naming the argument, what was expected and what came; `ValueError` too
-    where the filter does not fit into the padded input, and for a matrix of more than 10**8 entries.
+    where the filter does not fit into the padded input, and for a matrix of more than 30 million entries.
     """
     shape = _Shape.of(weight, stride, padding, dilation, groups)
     sizes = shape.axes(input_size, "input_size", 1)
@@ -67,8 +67,8 @@ def convolution_matrix(
     entries = shape.weight.shape[0] * math.prod(counts_y) * inputs * math.prod(columns)
     if entries > MOST_ENTRIES:
         raise ValueError(
-            f"input_size: expected a matrix of at most 10**8 entries, got one of {entries:,}; sub_pixel and "
-            "transposed_convolution need no matrix"
+            f"input_size: expected a matrix of at most {MOST_ENTRIES:,} entries, got {entries:,}; "
+            "sub_pixel and transposed_convolution need no matrix"
         )
     # for each axis: hits[k, i, j] = 1 where tap k of output i reads input j
     hits = []
