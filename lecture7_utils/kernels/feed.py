@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lecture7_utils.kernels.arguments import describe
 
+AT_ONCE = 128  # items that are asked for together of a data set that can give several
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -53,6 +55,7 @@ class Reader(Dataset):
 
     def __init__(self, dataset: object, prepare: Callable | None):
         self._dataset, self._prepare = dataset, prepare
+        self.gives_several = hasattr(dataset, "__getitems__")
 
     def __getitems__(self, numbers: Sequence[int]) -> list[_Read]:
         together = getattr(self._dataset, "__getitems__", None)
@@ -107,12 +110,21 @@ def why(error: Exception) -> str:
 
 
 class _Stack:
-    """Items to a batch of fixed size; of a class, so that it can be sent to a worker."""
+    """Items to batches of fixed size, the last one maybe short; of a class, so that it goes to workers."""
 
     def __init__(self, batch_size: int, size: tuple[int, int], layout: torch.memory_format):
         self._batch_size, self._size, self._layout = batch_size, size, layout
 
-    def __call__(self, items: Sequence[_Read]) -> Batch | str:
+    def __call__(self, items: Sequence[_Read]) -> list[Batch] | str:
+        batches = []
+        for start in range(0, len(items), self._batch_size):
+            made = self._batch(items[start : start + self._batch_size])
+            if isinstance(made, str):
+                return made
+            batches.append(made)
+        return batches
+
+    def _batch(self, items: Sequence[_Read]) -> Batch | str:
         dtype = next((item.image.dtype for item in items if item.image is not None), torch.float32)
         images = torch.empty(self._batch_size, 3, *self._size, dtype=dtype, memory_format=self._layout)
         images[len(items) :] = 0
@@ -167,9 +179,11 @@ def batches(
 
     Raises `ValueError` if an item is no picture of that size.
     """
+    # a data set that gives several items at once may do that the faster, the more there are
+    at_once = max(1, AT_ONCE // batch_size) if reader.gives_several else 1
     loader = DataLoader(
         reader,
-        batch_sampler=_Lists(numbers),
+        batch_sampler=_Lists(numbers, at_once),
         collate_fn=_Stack(batch_size, size, layout),
         num_workers=workers,
         pin_memory=pin,
@@ -179,11 +193,15 @@ def batches(
 
 
 class _Lists:
-    def __init__(self, numbers: Iterable[list[int]]):
-        self._numbers = numbers
+    """So many lists at a time as one."""
+
+    def __init__(self, numbers: Iterable[list[int]], at_once: int):
+        self._numbers, self._at_once = numbers, at_once
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._numbers)
+        left = iter(self._numbers)
+        while several := list(islice(left, self._at_once)):
+            yield list(chain.from_iterable(several))
 
 
 def stream_batches(
@@ -200,8 +218,8 @@ def stream_batches(
     return _checked(parts())
 
 
-def _checked(parts: Iterable[Batch | str]) -> Iterator[Batch]:
+def _checked(parts: Iterable[list[Batch] | str]) -> Iterator[Batch]:
     for part in parts:
         if isinstance(part, str):
             raise ValueError(part)
-        yield part
+        yield from part

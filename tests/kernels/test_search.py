@@ -295,6 +295,24 @@ def test_scenes_are_drawn_by_the_batch_and_bring_their_names():
     assert ranking.searched.data == "Scenes"
 
 
+def test_a_data_set_that_gives_several_at_once_is_asked_for_several_batches():
+    class Several(Images):
+        def __getitems__(self, numbers):
+            self.lists.append(list(numbers))
+            return [super(Several, self).__getitem__(n) for n in numbers]
+
+    net, images = random_net(8, (8, 8)), random_images(8, 300, (8, 8))
+    data = Several(images)
+    data.lists = []
+    ranking = top_activations(net, "stem", data, 3, batch_size=50, data="Images")
+    assert data.lists == [list(range(i, min(i + 100, 300))) for i in (0, 100, 200)]
+    same(ranking, top_activations(net, "stem", Images(images), 3, batch_size=50))
+    data.broken = {7: OSError("torn"), 299: OSError("torn")}
+    again = top_activations(net, "stem", data, 3, batch_size=49)
+    assert [s.image for s in again.skipped] == [7, 299]
+    agrees(again, net, "stem", images, skip=(7, 299))
+
+
 def test_torchvision_datasets_and_names_of_ones_own():
     data = torchvision.datasets.FakeData(6, (3, 16, 16), transform=v2.ToImage())
     steps = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float64, scale=True)])
