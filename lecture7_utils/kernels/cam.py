@@ -1,7 +1,7 @@
 """Lesson 3: where the network sees a class. Class activation maps, Grad-CAM, and boxes from a map."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from lecture7_utils.kernels.arguments import (
     require_model,
     require_number,
 )
-from lecture7_utils.kernels.layers import evaluation, find_layer, hooked
+from lecture7_utils.kernels.layers import constant, evaluation, find_layer, hooked
 from lecture7_utils.kernels.tails import AveragedMap, LastMap, Late, NoAverage, attach, find_averaged_map
 from lecture7_utils.kernels.targets import ClassScore, Target, TargetLike, Unit, as_target, read_class, values
 
@@ -158,7 +158,7 @@ def grad_cam(
     require_choice(relu, "relu", (True, False))
     if layer is not None:
         find_layer(model, layer)
-    with evaluation(model, images.device), _constant(model), torch.inference_mode(False), torch.enable_grad():
+    with evaluation(model, images.device), constant(model), torch.inference_mode(False), torch.enable_grad():
         tap, value = _tapped(model, images.detach(), target, layer)
         features, weights = _answer(tap, value, layer)
     with torch.inference_mode(False), torch.no_grad():
@@ -245,19 +245,6 @@ class _NamedMap:
             output = output.detach()
         self.offset = attach(output)
         return output
-
-
-@contextmanager
-def _constant(model: nn.Module) -> Iterator[None]:
-    """Inside, no parameter asks for a gradient: no graph begins before the layer."""
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in learned:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in learned:
-            parameter.requires_grad_(True)
 
 
 def _checked_size(size: object, images: Tensor) -> tuple[int, int] | None:
