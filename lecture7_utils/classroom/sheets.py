@@ -9,6 +9,7 @@ from lecture7_utils.classroom.lecture import WIDTH, style
 from lecture7_utils.classroom.plots import _interpolation, _wrapped, picture
 from lecture7_utils.kernels.arguments import describe, require_choice
 from lecture7_utils.kernels.ranking import Hit
+from lecture7_utils.shop.photos import PhotoLike
 
 LARGEST = 1.45  # inches that a picture of a sheet is wide at most
 _LABEL, _GAP = 1.35, 0.08  # inches: of a row's label, between pictures
@@ -20,6 +21,7 @@ def plot_hits(
     *,
     whole: bool = False,
     show: Callable | None = None,
+    beside: Mapping[str, PhotoLike] | None = None,
     title: str | None = None,
 ):
     """A sheet of search results: a row for each name, with its pictures and their values side by side.
@@ -28,6 +30,7 @@ def plot_hits(
     search saw at `data[hit.image]`, or something with it in `.image`, or a tuple that begins with it.
     whole: the whole pictures with their rectangle marked, instead of the receptive field cut out.
     show: makes a picture of an item of `data` where it is none: `lambda item: net.display(item[None])[0]`.
+    beside: {name: picture}, drawn at the left of the rows of these names: what `ascend` made for the channel.
     Crops of one row are drawn to one scale; where a receptive field reaches over the border they are smaller.
     Returns the figure.
     Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
@@ -37,16 +40,22 @@ def plot_hits(
 
     found = _checked(rows)
     require_choice(whole, "whole", (False, True))
+    left_of = _beside(beside, found)
     cut = {name: [cut_out(hit, data, show, whole=whole) for hit in hits] for name, hits in found.items()}
-    across = max(1, *map(len, cut.values()))
+    across = max(1, *map(len, cut.values())) + bool(left_of)
     cell = min(LARGEST, (WIDTH - _LABEL) / across - _GAP)
     with plt.rc_context(style() | {"figure.constrained_layout.use": False}):
         points = style()["font.size"]
         above = points * 1.5 / 72  # for the value over each picture
         label, heights = _LABEL, []
-        for pictures in cut.values():
+        first = label + bool(left_of) * (cell + _GAP)  # where the hits begin
+        for name, pictures in cut.items():
             most = max((max(rgb.shape[:2]) for rgb, _ in pictures), default=1)
-            heights.append(max((rgb.shape[0] for rgb, _ in pictures), default=1) * cell / most)
+            tall = max((rgb.shape[0] for rgb, _ in pictures), default=1) * cell / most
+            if name in left_of:
+                rgb = left_of[name]
+                tall = max(tall, rgb.shape[0] * cell / max(rgb.shape[:2]))
+            heights.append(tall)
         width = label + across * (cell + _GAP)
         height = sum(heights) + len(heights) * (above + _GAP)
         figure = plt.figure(figsize=(width, height))
@@ -57,9 +66,14 @@ def plot_hits(
             y += above
             most = max((max(rgb.shape[:2]) for rgb, _ in pictures), default=1)
             ax.text(0.05, y + tall / 2, _wrapped(name, label - 0.1, points), va="center", size=points)
+            if name in left_of:
+                rgb = left_of[name]
+                h, w = (n * cell / max(rgb.shape[:2]) for n in rgb.shape[:2])
+                extent = (label + (cell - w) / 2, label + (cell + w) / 2, y + h, y)
+                ax.imshow(rgb, extent=extent, interpolation=_interpolation(rgb), aspect="auto")
             for i, ((rgb, box), hit) in enumerate(zip(pictures, found[name], strict=True)):
                 h, w = (n * cell / most for n in rgb.shape[:2])
-                x, top = label + i * (cell + _GAP) + (cell - w) / 2, y + (tall - h) / 2
+                x, top = first + i * (cell + _GAP) + (cell - w) / 2, y + (tall - h) / 2
                 extent = (x, x + w, top + h, top)
                 ax.imshow(rgb, extent=extent, interpolation=_interpolation(rgb), aspect="auto")
                 ax.text(x + w / 2, top - 0.03, value_text(hit.value), ha="center", va="bottom", size=points)
@@ -87,6 +101,17 @@ def _above(figure, ax, title: str) -> None:
     figure.set_size_inches(width, height + strip)
     ax.set_position((0, 0, 1, height / (height + strip)))
     figure.suptitle(text, y=1 - 0.06 / (height + strip), va="top")
+
+
+def _beside(given: object, rows: Mapping[str, list[Hit]]) -> dict[str, np.ndarray]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"beside: expected a dict of name to picture, got {describe(given)}")
+    unknown = [name for name in given if str(name) not in rows]
+    if unknown:
+        raise ValueError(f"beside: expected names of rows, {', '.join(map(repr, rows))}, got {unknown[0]!r}")
+    return {str(name): picture(image, f"beside[{name!r}]") for name, image in given.items()}
 
 
 def _checked(rows: object) -> dict[str, list[Hit]]:

@@ -132,6 +132,33 @@ def test_scenes_from_the_search_to_the_sheet():
         assert np.abs(got / 255 - want).max() <= 0.003
 
 
+def test_a_picture_beside_a_row():
+    figure = plot_hits(ROWS, PIXELS, beside={"at the border": PIXELS[4]}, title="beside")
+    images = drawn(figure)
+    assert [image.shape for image in images] == [
+        (10, 20, 3),
+        (40, 50, 3),
+        (10, 20, 3),
+        (40, 50, 3),
+        (10, 5, 3),
+    ]
+    assert np.array_equal(images[3], PIXELS[4])
+    extents = [image.get_extent() for image in figure.axes[0].images]
+    assert extents[3][1] <= min(extents[i][0] for i in (0, 1, 2, 4))
+    assert extents[3][2] > extents[4][3]
+    assert len({text.get_text() for text in figure.axes[0].texts}) == 6
+    refuses(
+        "beside",
+        plot_hits,
+        ROWS,
+        PIXELS,
+        beside={"other": PIXELS[0]},
+        says="'top', 'at the border', got 'other'",
+    )
+    refuses("beside", plot_hits, ROWS, PIXELS, beside=[PIXELS[0]])
+    refuses("beside", plot_hits, ROWS, PIXELS, beside={"top": None})
+
+
 def test_an_empty_row_and_a_unit_that_sees_nothing():
     figure = plot_hits({"none": [], "padding": [hit(1, 0.5, (0, 0, 0, 0))]}, PIXELS)
     assert [image.shape for image in drawn(figure)] == [(40, 50, 3)]
