@@ -80,6 +80,11 @@ _HOME = {
     "sub_pixel": "kernels.deconv",
     "pixel_shuffle_form": "kernels.deconv",
     "counts": "kernels.deconv",
+    # lesson 7
+    "switches": "kernels.unpooling",
+    "unpool": "kernels.unpooling",
+    "deconvnet": "kernels.deconvnet",
+    "explicit_deconvnet": "kernels.deconvnet",
     # lesson 9
     "managers_report": "classroom.report",
     # figures

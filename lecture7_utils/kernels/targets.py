@@ -108,15 +108,25 @@ def evaluate(model: nn.Module, images: Tensor, target: TargetLike) -> Tensor:
 
 def values(model: nn.Module, images: Tensor, target: Target) -> Tensor:
     """As `evaluate`, for kernels: gradients, eval mode and the checks of `images` are the caller's."""
-    if isinstance(target, Unit):
-        output = run_to(model, images, target.layer)
-        if output.ndim > 0 and output.shape[0] != images.shape[0]:
-            raise ValueError(
-                f"layer: expected {target.layer!r} to give one row for each of the {images.shape[0]} images, "
-                f"got {describe(output)}"
-            )
-        return read_unit(output, target)
-    return read_class(class_scores(model, images), target)
+    return read(run_for(model, images, target), target)
+
+
+def run_for(model: nn.Module, images: Tensor, target: Target) -> Tensor:
+    """What the network gives where the target is: class scores [N, K], or the output of the unit's layer."""
+    if not isinstance(target, Unit):
+        return class_scores(model, images)
+    output = run_to(model, images, target.layer)
+    if output.ndim > 0 and output.shape[0] != images.shape[0]:
+        raise ValueError(
+            f"layer: expected {target.layer!r} to give one row for each of the {images.shape[0]} images, "
+            f"got {describe(output)}"
+        )
+    return output
+
+
+def read(output: Tensor, target: Target) -> Tensor:
+    """Pick the target out of what `run_for` gives: [N]."""
+    return read_unit(output, target) if isinstance(target, Unit) else read_class(output, target)
 
 
 def class_scores(model: nn.Module, images: Tensor) -> Tensor:
