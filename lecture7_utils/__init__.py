@@ -85,6 +85,7 @@ _HOME = {
     "unpool": "kernels.unpooling",
     "deconvnet": "kernels.deconvnet",
     "explicit_deconvnet": "kernels.deconvnet",
+    "randomisation_check": "kernels.sanity",
     # lesson 9
     "managers_report": "classroom.report",
     # figures
