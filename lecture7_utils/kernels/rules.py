@@ -50,7 +50,8 @@ _POOLS_MAYBE_OVERLAPPING = frozenset(
     adaptive_max_pool1d_with_indices adaptive_max_pool2d adaptive_max_pool2d_with_indices adaptive_max_pool3d
     adaptive_max_pool3d_with_indices""".split()
 )
-_PICKS = frozenset({"amax"}) | _POOLS_2D | _POOLS_MAYBE_OVERLAPPING
+_LARGEST = frozenset({"amax", "max"})
+_PICKS = _LARGEST | _POOLS_2D | _POOLS_MAYBE_OVERLAPPING
 _UNPOOLS = frozenset({"max_unpool1d", "max_unpool2d", "max_unpool3d"})
 # they read a tensor's form, not its values
 _FORMS = frozenset(
@@ -58,6 +59,8 @@ _FORMS = frozenset(
     is_floating_point is_complex is_contiguous __len__ is_inference _is_view new_zeros new_ones
     new_full new_empty zeros_like ones_like full_like empty_like rand_like randn_like""".split()
 )
+# of their second argument they take the form only: constant.to(x)
+_LIKE = frozenset({"to", "type_as", "view_as", "reshape_as", "expand_as"})
 _VIEWS_AS_ATTRIBUTES = frozenset({"T", "mT", "H", "mH"})
 
 _SWITCHES = "_lecture7_switches"
@@ -92,6 +95,8 @@ class ReluRule(TorchFunctionMode):
             return self._attribute(func, args)
         if name in _FORMS and len(depending) == 1:
             return func(*args, **kwargs)
+        if name in _LIKE and isinstance(args[0], Tensor) and all(t is not args[0] for t in depending):
+            return func(*args, **kwargs)
         found = _relu(name, args, kwargs)
         if found is not None:
             x, high, in_place = found if not isinstance(found, str) else self._refuse(found)
@@ -108,10 +113,9 @@ class ReluRule(TorchFunctionMode):
         for tensor in _tensors(args[:1] if name == "__setitem__" else (out,)):
             if tensor.requires_grad:
                 continue
-            if name not in _PICKS and name != "max":
-                self._require_graph(name)
-                self._refuse(f"{name} to {_kind(tensor)}, which takes no signal back,")
             self._require_graph(name)
+            if name not in _PICKS:
+                self._refuse(f"{name} to {_kind(tensor)}, which takes no signal back,")
             setattr(tensor, _SWITCHES, True)
         return out
 
@@ -132,7 +136,12 @@ class ReluRule(TorchFunctionMode):
                 return
         if used:
             self._refuse(f"{name} of a pooling's switches")
-        if name in _LINEAR or name in _POOLS_2D or name == "amax":
+        if name in _LINEAR or name in _POOLS_2D:
+            return
+        if name in _LARGEST:
+            # over other dimensions it may be a ReLU: stack([x, zeros]).amax(0)
+            if not _over_positions(name, args, kwargs):
+                self._refuse(f"{name} over anything but the positions of a map")
             return
         if name in _LINEAR_IN_ONE:
             if len(depending) > 1:
@@ -151,8 +160,6 @@ class ReluRule(TorchFunctionMode):
         if name in _POOLS_MAYBE_OVERLAPPING:
             if self._overlap == "last":
                 self._refuse(f"{name}, for which overlap='last' is not there,")
-            return
-        if name == "max" and len(depending) == 1 and not _other_tensor(args, kwargs):
             return
         self._refuse(name or "a function without a name")
 
@@ -247,8 +254,10 @@ class _Guided(torch.autograd.Function):
     def backward(ctx, signal):
         (y,) = ctx.saved_tensors
         if ctx.high == math.inf:
-            return torch.ops.aten.threshold_backward(signal.relu(), y, 0), None, None
-        return torch.ops.aten.hardtanh_backward(signal.relu(), y, 0, ctx.high), None, None
+            passed = torch.ops.aten.threshold_backward(signal, y, 0)
+        else:
+            passed = torch.ops.aten.hardtanh_backward(signal, y, 0, ctx.high)
+        return passed.relu_(), None, None  # the mask first: its result is new, and may be written to
 
 
 def _rectified(ctx, x: Tensor, high: float, in_place: bool) -> Tensor:
@@ -345,6 +354,14 @@ def _is_zero(value: object, x: Tensor) -> bool:
 
 def _other_tensor(args: tuple, kwargs: dict) -> bool:
     return (len(args) > 1 and isinstance(args[1], Tensor)) or isinstance(kwargs.get("other"), Tensor)
+
+
+def _over_positions(name: str, args: tuple, kwargs: dict) -> bool:
+    """Whether the largest is taken over positions of a map [N, C, n] or [N, C, h, w]."""
+    given = _given("input dim keepdim", args, kwargs)
+    x, dims = given["input"], given.get("dim", ())
+    dims = (dims,) if isinstance(dims, int) else tuple(dims)
+    return x.ndim in (3, 4) and bool(dims) and all(dim % x.ndim >= 2 for dim in dims)
 
 
 def _pooling(args: tuple, kwargs: dict) -> tuple:
