@@ -11,7 +11,7 @@ from lecture7_utils.kernels.arguments import describe, require_choice
 from lecture7_utils.kernels.ranking import Hit
 from lecture7_utils.shop.photos import PhotoLike
 
-LARGEST = 1.45  # inches that a picture of a sheet is wide at most
+LARGEST = 1.25  # inches that a picture of a sheet is wide at most
 _LABEL, _GAP = 1.35, 0.08  # inches: of a row's label, between pictures
 
 
@@ -65,7 +65,7 @@ def plot_hits(
         for (name, pictures), tall in zip(cut.items(), heights, strict=True):
             y += above
             most = max((max(rgb.shape[:2]) for rgb, _ in pictures), default=1)
-            ax.text(0.05, y + tall / 2, _wrapped(name, label - 0.1, points), va="center", size=points)
+            ax.text(0.05, y + tall / 2, _wrapped(name, 0.85 * label, points), va="center", size=points)
             if name in left_of:
                 rgb = left_of[name]
                 h, w = (n * cell / max(rgb.shape[:2]) for n in rgb.shape[:2])
