@@ -38,7 +38,9 @@ def deconvnet(
     the network at its layer. Many units go in one batch: `unit(layer, [3, 5, 8])` with three images, or with
     one image repeated by `image.expand(3, -1, -1, -1)`.
     rule: what ReLU does to the signal R on its way back, the one point in which three methods differ:
-        "deconvnet": max(R, 0), whatever the ReLU's input x was; for ReLU6 too.
+        "deconvnet": max(R, 0), whatever the ReLU's input x was; for ReLU6 too. So in a network without
+            max pooling, which has no switches, the trace depends on the image only through the value and
+            the place of the activation (Springenberg et al., as below).
         "guided": max(R, 0) where 0 < x (and x < 6 for ReLU6), 0 elsewhere: guided backpropagation
             (Springenberg, Dosovitskiy, Brox, Riedmiller, 2015, arXiv 1412.6806, section 3.4).
         "gradient": R where 0 < x: backpropagation. It takes any differentiable step.
@@ -55,8 +57,8 @@ def deconvnet(
     Raises `TypeError` or `ValueError` naming the argument, what was expected and what came. A step that a
     rule has no inverse for (sigmoid, GELU, a product of two signals as in squeeze-and-excitation, layer norm,
     `where`, a clamp to other bounds than 0 and a positive number, batch norm in training mode) raises
-    `ValueError` that names the step and the layer: a trace is never the plain gradient in disguise. Networks
-    compiled by TorchScript or torch.compile raise `TypeError`.
+    `ValueError` that names the step and the layer, so that the plain gradient does not pass for a trace.
+    Networks compiled by TorchScript or torch.compile raise `TypeError`.
     """
     target = _checked(model, images, target, rule, start, overlap)
     if rule != "gradient":

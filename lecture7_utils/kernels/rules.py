@@ -63,6 +63,9 @@ _FORMS = frozenset(
 _LIKE = frozenset({"to", "type_as", "view_as", "reshape_as", "expand_as"})
 _VIEWS_AS_ATTRIBUTES = frozenset({"T", "mT", "H", "mH"})
 
+# an identity that PyTorch puts around a module with a backward hook of the user's
+_BackwardHook = nn.modules._functions.BackwardHookFunction
+
 _SWITCHES = "_lecture7_switches"
 
 
@@ -213,7 +216,7 @@ def require_seen(output: Tensor, rule: str) -> None:
         name = node.name()
         followers = [follower for follower, _ in node.next_functions if follower is not None]
         own = getattr(node, "_forward_cls", None)
-        foreign = own is not None and own not in (_Deconvnet, _Guided, _LastWins)
+        foreign = own is not None and own not in (_Deconvnet, _Guided, _LastWins, _BackwardHook)
         foreign = foreign or "CppNode" in name or "jit::" in name
         product = name.startswith("MulBackward") and len(followers) > 1
         if foreign or product or _BENT.fullmatch(name):

@@ -326,6 +326,25 @@ def test_a_negative_activation_goes_back_negative():
     assert torch.equal(deconvnet(net, images, unit("2", 0), start="one"), torch.full_like(images, 2.0))
 
 
+def test_without_switches_the_trace_knows_nothing_of_the_image():
+    """Springenberg et al. 2015, section 3.4: DeconvNet needs max pooling to show the image."""
+    net = Act(F.relu)
+    trace = deconvnet(net, IMAGES, 1, start="one")
+    torch.testing.assert_close(trace[:1].expand_as(trace), trace, rtol=0, atol=1e-13)
+    guided = deconvnet(net, IMAGES, 1, rule="guided", start="one")
+    assert float((guided[0] - guided[1]).abs().max()) > 0.01 * float(guided.abs().max())
+
+
+def test_backward_hooks_of_the_user_are_no_obstacle():
+    net = Act(F.relu)
+    want, seen = deconvnet(net, IMAGES, 1), []
+    handle = net.second.register_full_backward_hook(lambda *_: seen.append(1))
+    with unchanged(net):
+        close(deconvnet(net, IMAGES, 1), want)
+    handle.remove()
+    assert seen == [1]
+
+
 def test_many_units_in_one_batch():
     net, image = small_petnet(0), torch.rand(1, 3, 16, 16, dtype=torch.float64)
     together = deconvnet(net, image.expand(4, -1, -1, -1), unit("features.4", range(4)))

@@ -140,7 +140,7 @@ def test_scale_is_kept():
 
 
 def test_a_map_that_needs_no_weights_stays_and_others_fall():
-    """An edge detector on the image passes for a map (Adebayo et al., section 5); the gradient falls."""
+    """An edge detector on the image passes for a map (Adebayo et al.); the gradient falls."""
     edges = randomisation_check(NET, IMAGES, lambda _net, x: x.diff(dim=3).abs().sum(1))
     torch.testing.assert_close(edges.similarity, torch.ones_like(edges.similarity), rtol=0, atol=1e-12)
     falls = randomisation_check(NET, IMAGES, lambda net, x: saliency_map(net, x, 1, reduce=None))
