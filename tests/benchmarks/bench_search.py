@@ -24,13 +24,13 @@ from lecture7_utils.kernels.search import top_activations
 from tests.benchmarks.measure import Row, Timing, compare
 from tests.benchmarks.networks import network, pictures
 
-# network, layer, images, their side
+# network, layer, images, their side: enough of them for a throughput, some seconds
 CASES = (
-    ("petnet", "features.10", 2048, 96),
-    ("efficientnet_lite0", "blocks.2", 480, 128),
-    ("efficientnet_lite0", "blocks.4", 160, 224),
-    ("resnet18", "layer2", 160, 224),
-    ("vgg16", "features.16", 48, 224),
+    ("petnet", "features.10", 6144, 96),
+    ("efficientnet_lite0", "blocks.2", 2048, 128),
+    ("efficientnet_lite0", "blocks.4", 768, 224),
+    ("resnet18", "layer2", 768, 224),
+    ("vgg16", "features.16", 128, 224),
 )
 PEER = (("resnet18", "layer2", 64, 224), ("resnet18", "layer4", 64, 224), ("vgg16", "features.16", 32, 224))
 
