@@ -69,8 +69,9 @@ def deconvnet(
         )
     with torch.inference_mode(False), evaluation(model, images.device), constant(model):
         with torch.enable_grad():
-            # a copy goes in: a network whose first step is in place must neither fail nor change `images`
-            leaf = images.detach().clone().requires_grad_(True)
+            # the leaf shares its memory with `images`; a copy goes in: a network whose first step is in place
+            # must neither fail nor change them
+            leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_(True)
             mode = nullcontext() if rule == "gradient" else ReluRule(model, rule, overlap)
             with mode:
                 output = run_for(model, leaf.clone(), target)

@@ -237,3 +237,17 @@ def test_generator():
         assert torch.equal(torch.rand(3, generator=one), torch.rand(3, generator=other))
         third = as_generator(6, cpu)
         assert not torch.equal(torch.rand(3, generator=one), torch.rand(3, generator=third))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_images_whose_sum_overflows(dtype):
+    """The quick look at the sum must not refuse what is finite, nor let through what is not."""
+    images = torch.full((1, 3, 8, 8), torch.finfo(dtype).max, dtype=dtype)
+    assert require_images(images) is images
+    images[0, 0] = -images[0, 1]
+    for value in (float("nan"), float("inf"), -float("inf")):
+        broken = images.clone()
+        broken[0, 2, 7, 7] = value
+        refuses("images", require_images, broken, says="finite")
+    broken[0, 0, 0, 0] = float("inf")  # the two infinities must not cancel
+    refuses("images", require_images, broken, says="finite")
