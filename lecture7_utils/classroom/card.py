@@ -44,7 +44,7 @@ _TESTS = {
 }
 
 
-def localisation(net: PetNet, count: int = 500, choice_count: int = 300) -> dict[str, float]:
+def localisation(net: PetNet, count: int = 1000, choice_count: int = 300) -> dict[str, float]:
     """How often boxes are right (IoU >= 0.5) on `count` unseen scenes of one animal, by what made them.
 
     Boxes from class activation maps, at the threshold that is best on `choice_count` scenes of another seed,
@@ -66,7 +66,7 @@ def localisation(net: PetNet, count: int = 500, choice_count: int = 300) -> dict
     area = (maps >= threshold * maps.amax((1, 2), keepdim=True)).flatten(1).sum(1)
     half = (truth[:, 2:] - truth[:, :2]).mean(0) / 2
     constant = {
-        "the best constant box": best_constant_box(truth, net.size),
+        "the best constant box": best_constant_box(truth, net.size, step=1),
         "a centred box of the mean size": torch.cat([side / 2 - half, side / 2 + half])[None],
         "the whole picture": torch.tensor([[0.0, 0.0, side, side]]),
     }
@@ -92,7 +92,7 @@ def _boxes_of_area(maps: Tensor, area: Tensor) -> Tensor:
     return largest_box((maps >= lowest).to(maps.dtype), 0.5)
 
 
-def card(folder: Path = WEIGHTS, *, count: int = 2000, boxes: int = 500, progress: bool = True) -> str:
+def card(folder: Path = WEIGHTS, *, count: int = 2000, boxes: int = 1000, progress: bool = True) -> str:
     """The card of the networks in `folder`, as Markdown; every figure in it is measured now.
 
     count: scenes for each accuracy. boxes: scenes for the localisation.
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lecture7_utils.classroom.card", description=__doc__)
     parser.add_argument("--folder", type=Path, default=WEIGHTS, help="folder of the weights")
     parser.add_argument("--scenes", type=int, default=2000, help="scenes for each accuracy")
-    parser.add_argument("--boxes", type=int, default=500, help="scenes for the boxes")
+    parser.add_argument("--boxes", type=int, default=1000, help="scenes for the boxes")
     parser.add_argument("--print", action="store_true", help="show the card, write nothing")
     given = parser.parse_args(arguments)
     text = card(given.folder, count=given.scenes, boxes=given.boxes)
