@@ -233,6 +233,7 @@ class _Running:
         ]
         self._best: Places | None = None
         self._drawn: Drawn | None = None
+        self._fresh: list[Drawn] = []  # drawn, and not joined yet: joining costs time
         self._skipped: dict[int, Skipped] = {}
         self._names: dict[int, str] = {}
         self._seen = 0
@@ -319,14 +320,22 @@ class _Running:
         channels = peaks.shape[1]
         place = enter.repeat_interleave(channels)
         positions = self._positions(maps, place, torch.arange(channels).repeat(len(enter)))
-        new = Drawn(
-            numbers[enter],
-            groups[enter],
-            hashes[enter],
-            peaks[enter],
-            positions.view(-1, channels).int(),
+        self._fresh.append(
+            Drawn(
+                numbers[enter],
+                groups[enter],
+                hashes[enter],
+                peaks[enter],
+                positions.view(-1, channels).int(),
+            )
         )
-        self._drawn = drawn.joined(new, most)
+        if sum(len(new.images) for new in self._fresh) >= 128:
+            self._join_drawn()
+
+    def _join_drawn(self) -> None:
+        if self._fresh:
+            new = Drawn(*(torch.cat(parts) for parts in zip(*self._fresh, strict=True)))
+            self._drawn, self._fresh = self._drawn.joined(new, self.searched.sample), []
 
     def _positions(self, maps: list[Tensor], place: Tensor, row: Tensor) -> Tensor:
         """Where the maximum of these maps lies, by the image's place in the batch and the row of the channel;
@@ -360,6 +369,7 @@ class _Running:
 
     def _forget(self) -> None:
         """Names of images that are no longer among the best or in the sample."""
+        self._join_drawn()
         if self._best is not None:
             kept = {*self._best.images.unique().tolist(), *self._drawn.images.tolist()}
             self._names = {i: name for i, name in self._names.items() if i in kept}
