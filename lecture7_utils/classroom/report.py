@@ -439,10 +439,10 @@ h3 { margin: 1.2rem 0 .2rem; }
 # what the methods of the course ask, for a reader who was not there
 _ASKS = {
     "saliency": "Where would a small change move the score most?",
-    "SmoothGrad": "The same, averaged over noisy copies.",
+    "SmoothGrad": "Where would a small change move the score most, averaged over noisy copies?",
     "occlusion": "What is lost when a grey square covers the place?",
     "CAM": "What does the place add to the score?",
-    "Grad-CAM": "The same, estimated from the gradient.",
+    "Grad-CAM": "What does the place add to the score, estimated from the gradient?",
 }
 
 _LIMITS = """<h2>What this page does not say</h2>
