@@ -604,7 +604,9 @@ def test_offers_read_what_the_networks_say_of_the_changed_scene(tag, without, of
 @pytest.mark.parametrize("method", ["Grad-CAM", "SmoothGrad", "saliency"])
 def test_offers_show_the_kernels_map_of_each_networks_answer(method, offers, monkeypatch):
     laid = []
-    monkeypatch.setattr(explorers.lesson9, "overlay", lambda image, map: laid.append(map) or overlay(image, map))
+    monkeypatch.setattr(
+        explorers.lesson9, "overlay", lambda image, map: laid.append(map) or overlay(image, map)
+    )
     explorer = explorers.explore_offers(offers, [4], seed=2)
     laid.clear()
     explorer.controls["tag"].value = "no tag"
