@@ -140,6 +140,8 @@ if int(world) > 1:
 cpu, wall = time.process_time(), time.perf_counter()
 top_activations(net, layer, images, 5)
 print(time.process_time() - cpu, time.perf_counter() - wall)
+if int(world) > 1:
+    dist.destroy_process_group()
 """
 
 

@@ -560,6 +560,8 @@ found = top_activations(net, ["left", "stem", "head"], Slow(), 4, **options)
 assert (found is None) == (int(rank) > 0), rank
 if found is not None:
     found.save(out)
+if int(world) > 1:
+    dist.destroy_process_group()
 """
 
 
