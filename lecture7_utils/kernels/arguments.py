@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 
 import torch
@@ -135,3 +135,24 @@ def as_generator(value: object, device: torch.device, name: str = "generator") -
         return value
     seed = as_int(value, name, "a torch.Generator or an int seed")
     return torch.Generator(device=device).manual_seed(require_int(seed, name, 0, 2**63 - 1))
+
+
+def as_colour(value: object, name: str, expected: str) -> list[float]:
+    """One number, or one each for R, G and B, as a list; `expected` begins the message for anything else."""
+    numbers = value.tolist() if hasattr(value, "tolist") else value
+    numbers = list(numbers) if isinstance(numbers, Sequence) else [numbers]
+    if len(numbers) not in (1, 3):
+        raise ValueError(f"{expected}, got {describe(value)}")
+    try:
+        return [require_number(number, name) for number in numbers]
+    except TypeError:
+        raise TypeError(f"{expected}, got {describe(value)}") from None
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """The tensors in a value: itself, or those inside its tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(part)

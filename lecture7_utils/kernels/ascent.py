@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lecture7_utils.kernels.arguments import (
+    as_colour,
     as_generator,
     as_int,
     describe,
@@ -295,14 +296,7 @@ def _bounds(bounds: object) -> Bounds:
         raise TypeError(f"{expected}, got {describe(bounds)}")
     ends = []
     for end in bounds:
-        numbers = end.tolist() if hasattr(end, "tolist") else end
-        numbers = list(numbers) if isinstance(numbers, Sequence) else [numbers]
-        if len(numbers) not in (1, 3):
-            raise ValueError(f"{expected}, got {describe(end)}")
-        try:
-            numbers = [require_number(number, "bounds") for number in numbers]
-        except TypeError:
-            raise TypeError(f"{expected}, got {describe(end)}") from None
+        numbers = as_colour(end, "bounds", expected)
         ends.append(torch.tensor(numbers, dtype=torch.float64).expand(3))
     low, high = ends
     if not (low < high).all():

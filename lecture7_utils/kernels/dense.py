@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lecture7_utils.kernels.arguments import as_int, describe, require_int
+from lecture7_utils.kernels.arguments import as_int, describe, require_int, tensors_in
 from lecture7_utils.kernels.layers import run_to
 from lecture7_utils.kernels.targets import Target, Unit, class_scores, read_class, read_unit, target_count
 
@@ -241,7 +241,7 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _METADATA:
             return func(*args, **kwargs)
-        for tensor in _tensors((args, kwargs)):
+        for tensor in tensors_in((args, kwargs)):
             call = self._latest.get(id(tensor))
             if call is not None and call.output() is tensor:
                 call.reads += 1
@@ -312,14 +312,3 @@ class _Folded(TorchFunctionMode):
         super().__exit__(kind, error, traceback)
         if kind is None and self._waiting:
             raise _Misfit("a convolution's output did not meet its batch norm")
-
-
-def _tensors(value: object) -> Iterable[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors(part)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors(part)

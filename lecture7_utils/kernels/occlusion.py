@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lecture7_utils.kernels.arguments import (
+    as_colour,
     as_int,
     describe,
     require_choice,
     require_images,
     require_int,
     require_model,
-    require_number,
 )
 from lecture7_utils.kernels.dense import Passes, bar, chunk_size
 from lecture7_utils.kernels.layers import evaluation
@@ -198,14 +198,7 @@ def as_baseline(baseline: Baseline, images: Tensor) -> Tensor:
         if baseline.shape[0] not in (1, images.shape[0]) or baseline.shape[1:] != images.shape[1:]:
             raise ValueError(f"{expected} as large as images {list(images.shape)}, got {describe(baseline)}")
         return baseline.detach().to(images.device, images.dtype)
-    numbers = baseline.tolist() if hasattr(baseline, "tolist") else baseline
-    numbers = list(numbers) if isinstance(numbers, Sequence) else [numbers]
-    if len(numbers) not in (1, 3):
-        raise ValueError(f"{expected}, got {describe(baseline)}")
-    try:
-        numbers = [require_number(number, "baseline") for number in numbers]
-    except TypeError:
-        raise TypeError(f"{expected}, got {describe(baseline)}") from None
+    numbers = as_colour(baseline, "baseline", expected)
     return torch.tensor(numbers, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
 
 

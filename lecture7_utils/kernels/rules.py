@@ -10,13 +10,13 @@ must not pass for a trace.
 import math
 import re
 import sys
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lecture7_utils.kernels.arguments import tensors_in
 from lecture7_utils.kernels.unpooling import put_back
 
 RULES = ("deconvnet", "guided", "gradient")
@@ -90,7 +90,7 @@ class ReluRule(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        depending = [t for t in _tensors((args, kwargs)) if t.requires_grad or hasattr(t, _SWITCHES)]
+        depending = [t for t in tensors_in((args, kwargs)) if t.requires_grad or hasattr(t, _SWITCHES)]
         if not depending:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
@@ -113,7 +113,7 @@ class ReluRule(TorchFunctionMode):
             out = (pooled, indices) if name.endswith("indices") else pooled
         else:
             out = func(*args, **kwargs)
-        for tensor in _tensors(args[:1] if name == "__setitem__" else (out,)):
+        for tensor in tensors_in(args[:1] if name == "__setitem__" else (out,)):
             if tensor.requires_grad:
                 continue
             self._require_graph(name)
@@ -381,17 +381,6 @@ def _pooling(args: tuple, kwargs: dict) -> tuple:
 
 def _given(order: str, args: tuple, kwargs: dict) -> dict:
     return {**dict(zip(order.split(), args, strict=False)), **kwargs}
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors(part)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors(part)
 
 
 def _kind(tensor: Tensor) -> str:
