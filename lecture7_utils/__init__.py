@@ -86,6 +86,12 @@ _HOME = {
     "deconvnet": "kernels.deconvnet",
     "explicit_deconvnet": "kernels.deconvnet",
     "randomisation_check": "kernels.sanity",
+    # lesson 8
+    "Generator": "shop.decoders",
+    "load_generator": "shop.decoders",
+    "latents": "shop.decoders",
+    "walk": "shop.decoders",
+    "grid_share": "shop.decoders",
     # lesson 9
     "managers_report": "classroom.report",
     # figures
