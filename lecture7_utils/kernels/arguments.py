@@ -34,17 +34,15 @@ def require_images(images: object, model: nn.Module | None = None, name: str = "
     Raises `TypeError` for what is no dense float tensor, `ValueError` for a wrong shape, an empty batch, a
     NaN or infinity, or a device or dtype that differs from the model's.
     """
-    expected = f"{name}: expected a float tensor [N, 3, H, W], got {describe(images)}"
-    hint = "; load it with Classifier.preprocess"
     if not isinstance(images, Tensor) or not images.is_floating_point():
-        raise TypeError(expected + hint)
+        raise TypeError(_no_images(images, name) + "; load it with Classifier.preprocess")
     if images.layout != torch.strided or images.is_meta:
         kind = "one without data" if images.is_meta else str(images.layout)
         raise TypeError(f"{name}: expected a dense tensor with data, got {kind}")
     if images.ndim == 3 and images.shape[0] == 3:
-        raise ValueError(f"{expected}; the batch dimension is missing: {name}[None] adds it")
+        raise ValueError(f"{_no_images(images, name)}; the batch dimension is missing: {name}[None] adds it")
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise ValueError(expected + hint)
+        raise ValueError(_no_images(images, name) + "; load it with Classifier.preprocess")
     weight = None if model is None else next((p for p in model.parameters() if p.is_floating_point()), None)
     if weight is not None and weight.device != images.device:
         raise ValueError(
@@ -57,9 +55,13 @@ def require_images(images: object, model: nn.Module | None = None, name: str = "
             f"got {describe(images)}"
         )
     # the sum is not finite if a value is not, and takes no memory; one that overflows says nothing
-    if not torch.isfinite(images.detach().sum()) and not torch.isfinite(images).all():
+    if not math.isfinite(images.detach().sum().item()) and not torch.isfinite(images).all():
         raise ValueError(f"{name}: expected finite values, got NaN or infinity in {describe(images)}")
     return images
+
+
+def _no_images(value: object, name: str) -> str:
+    return f"{name}: expected a float tensor [N, 3, H, W], got {describe(value)}"
 
 
 def require_int(value: object, name: str, low: int | None = None, high: int | None = None) -> int:

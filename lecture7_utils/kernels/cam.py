@@ -107,7 +107,8 @@ def _class_map(tail: AveragedMap, scores: Tensor, target: ClassScore, dtype: tor
         one = target.classes
         if tail.weight is None:
             return features[:, one].clone()
-        return _weighted(features, tail.weight[one].to(dtype).expand(n, -1))
+        with _exact(features):
+            return torch.matmul(tail.weight[one].to(dtype), features.flatten(2)).view(n, *features.shape[2:])
     # the classes, read out of their own numbers: so that wrong ones are refused as everywhere
     classes = read_class(torch.arange(count, device=scores.device).expand(n, count), target)
     if tail.weight is None:
@@ -117,8 +118,14 @@ def _class_map(tail: AveragedMap, scores: Tensor, target: ClassScore, dtype: tor
 
 def _weighted(features: Tensor, weights: Tensor) -> Tensor:
     """sum_k weights[n, k] features[n, k]: [N, h, w], as one product of matrices for each image."""
-    with torch.autocast(features.device.type, enabled=False):
+    with _exact(features):
         return torch.bmm(weights[:, None], features.flatten(2)).view(-1, *features.shape[2:])
+
+
+def _exact(features: Tensor):
+    """Autocast off, where it is on."""
+    kind = features.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def grad_cam(

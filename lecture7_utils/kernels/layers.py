@@ -21,23 +21,40 @@ def evaluation(model: nn.Module, device: torch.device | None = None) -> Iterator
     Raises `TypeError` if `model` is no `nn.Module`. What is raised inside is passed on.
     """
     require_model(model)
-    flags = [(module, module.training) for module in model.modules()]
+    modules = _modules(model)
+    flags = [module.training for module in modules]
     cuda = device if device is not None and device.type == "cuda" else None
-    cpu_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    # as a dict: numpy reads and writes that faster than its old tuple
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
+    cpu_state, python_state = torch.get_rng_state(), random.getstate()
     cuda_state = None if cuda is None else torch.cuda.get_rng_state(cuda)
     try:
-        if any(flag for _, flag in flags):
+        if any(flags):
             model.eval()
         yield model
     finally:
-        for module, flag in flags:
-            if module.training != flag:  # writing to a module costs more than reading
-                module.training = flag
+        if [module.training for module in modules] != flags:
+            for module, flag in zip(modules, flags, strict=True):
+                if module.training != flag:  # writing to a module costs more than reading
+                    module.training = flag
         torch.set_rng_state(cpu_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
         if cuda_state is not None:
             torch.cuda.set_rng_state(cuda_state, cuda)
+
+
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """`model` and all modules inside, each once: `model.modules()`, which takes its time for names."""
+    found, todo = {model: None}, [model]
+    while todo:
+        inside = todo.pop()._modules
+        if inside:
+            for module in inside.values():
+                if module is not None and module not in found:
+                    found[module] = None
+                    todo.append(module)
+    return list(found)
 
 
 @contextmanager
