@@ -74,6 +74,39 @@ def iou(mask_a: Tensor, mask_b: Tensor) -> Tensor:
     return both / (mask_a | mask_b).sum((1, 2))
 
 
+def boundary_error(mask: Tensor, truth: Tensor, distance: float = 2) -> Tensor:
+    """The share of wrong pixels among those near the true boundary, image by image: float [N], 0 to 1.
+
+    The trimap of Kohli, Ladický, Torr, "Robust higher order potentials for enforcing label consistency",
+    IJCV 2009, section 5.3: a mask's area hides its outline, so that only a narrow band on either side of the
+    outline is judged. A pixel is in the band if a pixel of the other kind (mask or background, by the
+    truth) lies within `distance` of it, from centre to centre. What is outside the picture is neither.
+
+    mask, truth: bool [N, H, W] on one device. distance: in pixels, at least 1; 1 takes the pixels that touch
+    the outline with a side. NaN where the truth has no outline: all mask or all background.
+    Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
+    """
+    _require_mask(truth, "truth")
+    _require_mask(mask, "mask", truth)
+    distance = require_number(distance, "distance", 1)
+    _, height, width = truth.shape
+    band = torch.zeros_like(truth)
+    reach = math.floor(distance)
+    for down in range(min(reach, height - 1) + 1):
+        for across in range(-min(reach, width - 1), min(reach, width - 1) + 1):
+            # half of the offsets: each pair of pixels is met once, and marks both
+            if (down, across) <= (0, 0) or down**2 + across**2 > distance**2:
+                continue
+            left, right = max(across, 0), min(width + across, width)
+            one = truth[:, : height - down, left - across : right - across]
+            other = truth[:, down:, left:right]
+            differ = one != other
+            band[:, : height - down, left - across : right - across] |= differ
+            band[:, down:, left:right] |= differ
+    wrong = (band & (mask != truth)).sum((1, 2))
+    return wrong / band.sum((1, 2))
+
+
 def box_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
     """Intersection over union of two boxes, row by row: float [N], 0 to 1.
 

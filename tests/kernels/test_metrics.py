@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lecture7_utils.kernels.metrics import (
     best_constant_box,
+    boundary_error,
     box_iou,
     deletion_curve,
     insertion_curve,
@@ -133,6 +134,55 @@ def test_iou(seed, shape, a, b):
         expected.append(len(first & second) / len(first | second) if first | second else math.nan)
     same(iou(mask_a, mask_b), expected, 1e-6)
     same(iou(mask_b, mask_a), expected, 1e-6)
+
+
+@given(
+    seed=seeds,
+    shape=shapes,
+    share=st.sampled_from([0.0, 0.1, 0.5, 0.97, 1.0]),
+    distance=st.sampled_from([1, 1.2, 1.5, 2, 2.5, 3, 20]),
+)
+@settings(max_examples=80)
+def test_boundary_error(seed, shape, share, distance):
+    mask, truth = random_mask(seed, shape), random_mask(seed + 1, shape, share)
+    expected = []
+    for said, true in zip(mask.tolist(), truth.tolist(), strict=True):
+        cells = [(i, j) for i in range(shape[1]) for j in range(shape[2])]
+        band = [
+            (i, j)
+            for i, j in cells
+            if any((i - k) ** 2 + (j - m) ** 2 <= distance**2 and true[i][j] != true[k][m] for k, m in cells)
+        ]
+        wrong = [said[i][j] != true[i][j] for i, j in band]
+        expected.append(sum(wrong) / len(wrong) if wrong else math.nan)
+    with unchanged(mask, truth):
+        found = boundary_error(mask, truth, distance)
+    same(found, expected, 1e-6)
+
+
+def test_boundary_error_sees_an_outline_that_the_iou_hides():
+    truth = torch.zeros(1, 64, 64, dtype=torch.bool)
+    truth[:, 8:56, 8:56] = True
+    larger, hole = truth.clone(), truth.clone()
+    larger[:, 7:57, 7:57] = True  # 196 pixels at the outline
+    hole[:, 20:34, 20:34] = False  # 196 pixels inside
+    for mask in (larger, hole):
+        assert iou(mask, truth).item() == pytest.approx(0.92, abs=0.006)
+    # the ring of 196 is a quarter of a band of two rings on either side, a little more as corners are out
+    assert boundary_error(larger, truth).item() > 0.25
+    assert boundary_error(hole, truth).item() == 0
+    assert boundary_error(~truth, truth).item() == 1
+
+
+def test_boundary_error_refuses():
+    mask = random_mask(1, (2, 5, 6))
+    refuses("mask", boundary_error, mask.float(), mask, says="mask > 0.5")
+    refuses("truth", boundary_error, mask, mask.float())
+    refuses("mask", boundary_error, mask[:1], mask)
+    refuses("truth", boundary_error, mask, mask[0])
+    refuses("distance", boundary_error, mask, mask, 0.5)
+    refuses("distance", boundary_error, mask, mask, math.nan)
+    refuses("distance", boundary_error, mask, mask, "2")
 
 
 corners = st.lists(st.tuples(*[st.integers(0, 12)] * 4), min_size=1, max_size=5)
