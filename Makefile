@@ -9,7 +9,7 @@ UNFINISHED := $(VENV)/.unfinished
 DISK_GB    := $(if $(filter Darwin,$(shell uname -s)),3,10)
 
 # Yours to set: PYTHON=python3.12 (for a new environment), LAB_ARGS="--no-browser --port=9000",
-# LAB_FOLDER=~/teaching, TEST_ARGS="-k saliency", NOTEBOOKS="01 02" (for run and budgets).
+# LAB_FOLDER=~/teaching, TEST_ARGS="-k saliency", NOTEBOOKS="01 02" (for run, budgets and slides).
 PYTHON     ?=
 LAB_ARGS   ?=
 LAB_FOLDER ?= $(CURDIR)
@@ -23,7 +23,7 @@ WHOLE      := import importlib.metadata as m, sys, sysconfig; \
               found = list(m.distributions(path=[sysconfig.get_paths()["purelib"]])); \
               sys.exit(not all(d.files and all(f.locate().exists() for f in d.files) for d in found))
 
-.PHONY: lab test budgets run lint clean help
+.PHONY: lab test budgets run slides lint clean help
 
 lab: $(STAMP) ## build the environment and open the course in JupyterLab (the default)
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" "$(PY)" -m jupyterlab --ServerApp.root_dir="$(LAB_FOLDER)" \
@@ -41,6 +41,9 @@ budgets: $(STAMP) ## run the notebooks and print the seconds, size and slowest c
 
 run: $(STAMP) ## run the notebooks in place and store their outputs
 	@$(PY) -m tests.notebooks.budgets --write $(NOTEBOOKS)
+
+slides: $(STAMP) ## make a deck of each lesson in dist/slides, which needs no network
+	@$(PY) -m tests.notebooks.slides $(NOTEBOOKS)
 
 lint: $(STAMP) ## check the code, the notebooks' code included
 	@$(PY) -m ruff check .

@@ -209,7 +209,7 @@ def test_lab_is_the_default_and_passes_arguments_on(course):
 def test_help_names_every_job(course):
     done = course.make("help")
     assert re.findall(r"^  make (\w+)", done.stdout, re.M) == [
-        "lab", "test", "budgets", "run", "lint", "clean", "help",
+        "lab", "test", "budgets", "run", "slides", "lint", "clean", "help",
     ]  # fmt: skip
 
 
