@@ -106,6 +106,8 @@ _HOME = {
     "plot_curves": "classroom.plots",
     "save_animation": "classroom.animation",
     "plot_hits": "classroom.sheets",
+    "plot_traces": "classroom.traces",
+    "trace_picture": "classroom.traces",
     "plot_matrices": "classroom.matrices",
     # explorers
     "explore_predictions": "classroom.widgets",
@@ -114,6 +116,7 @@ _HOME = {
     "explore_ascent": "classroom.widgets",
     "explore_units": "classroom.widgets",
     "explore_convolution": "classroom.widgets",
+    "explore_trace": "classroom.widgets",
     "explore_offers": "classroom.widgets",
     "explore_cam": "classroom.widgets",
     "upload_photo": "classroom.widgets",

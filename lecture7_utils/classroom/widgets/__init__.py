@@ -12,6 +12,7 @@ from lecture7_utils.classroom.widgets.lesson3 import explore_cam
 from lecture7_utils.classroom.widgets.lesson4 import explore_ascent
 from lecture7_utils.classroom.widgets.lesson5 import explore_units
 from lecture7_utils.classroom.widgets.lesson6 import explore_convolution
+from lecture7_utils.classroom.widgets.lesson7 import explore_trace
 from lecture7_utils.classroom.widgets.lesson9 import explore_offers
 from lecture7_utils.classroom.widgets.pieces import Explorer
 from lecture7_utils.classroom.widgets.upload import upload_photo
@@ -25,6 +26,7 @@ __all__ = [
     "explore_offers",
     "explore_predictions",
     "explore_saliency",
+    "explore_trace",
     "explore_units",
     "upload_photo",
 ]
