@@ -9,7 +9,7 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lecture7_utils.kernels.arguments import describe, require_int, require_number
+from lecture7_utils.kernels.arguments import as_int, describe, require_int, require_number
+from lecture7_utils.kernels.contact import contact_sheet
 
 NO_IMAGE = torch.iinfo(torch.int64).max  # number of no image: it sorts behind all others
 _FORMAT = "lecture7_utils ranking 1"
@@ -200,7 +201,7 @@ class Ranking:
     be used. date: when the search ended, ISO 8601. note: anything else to know, "" if nothing.
     `top` gives the images of one channel, `quantiles` and `sample` tell of all the others, `values` and
     `images` give the numbers of a whole layer. It prints as a table, `save` and `load` keep it in one file,
-    `merge` joins it with that of another data set.
+    `merge` joins it with that of another data set. `sheet` draws the crops that excite channels most.
     """
 
     searched: Searched
@@ -347,7 +348,38 @@ class Ranking:
             )
         return at, self._start(at) + known.index(channel)
 
-    # ---- as a table
+    # ---- as a table, as a sheet
+
+    def sheet(
+        self,
+        data: object,
+        channels: int | Sequence[int] | None = None,
+        layer: str | None = None,
+        *,
+        cell: int = 64,
+        show: Callable | None = None,
+    ) -> Tensor:
+        """A contact sheet: for each channel a row with the receptive fields of its top k, the highest first.
+
+        data: the pictures that the search saw, as `data[number]`: a picture (a tensor [3, h, w] in 0 to 1 or
+        uint8, an array uint8 [h, w, 3], a PIL image), something with it in `.image`, or a tuple that begins
+        with it. show: makes that of an item where it is none; for photos that the network got scaled and
+        cropped it is `lambda item: net.display(net.preprocess(item))[0]`.
+        channels: which, one or several; None for the first 20 searched. cell: pixels of a cell's side; a
+        field is scaled until its longer side fills the cell.
+        Returns uint8 [3, H, W], white between the cells; `torchvision.io.write_png` keeps it. A figure with
+        values and titles is `plot_hits`.
+        Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
+        """
+        if channels is None:
+            channels = self.channels(layer)[:_ROWS]
+        several = channels if isinstance(channels, Sequence | Tensor | np.ndarray) else [channels]
+        if not len(several):
+            raise ValueError("channels: expected at least one, got none")
+        require_int(cell, "cell", 8)
+        hits = [self.top(as_int(c, "channels", "an int or several"), layer) for c in several]
+        rows = [[(hit.image, hit.rectangle) for hit in row] for row in hits]
+        return contact_sheet(rows, data, cell, show)
 
     def __str__(self) -> str:
         s = self.searched
