@@ -9,7 +9,8 @@ UNFINISHED := $(VENV)/.unfinished
 DISK_GB    := $(if $(filter Darwin,$(shell uname -s)),3,10)
 
 # Yours to set: PYTHON=python3.12 (for a new environment), LAB_ARGS="--no-browser --port=9000",
-# LAB_FOLDER=~/teaching, TEST_ARGS="-k saliency", NOTEBOOKS="01 02" (for run, budgets and slides).
+# LAB_FOLDER=~/teaching, TEST_ARGS="-k saliency", NOTEBOOKS="01 02" (for all jobs on notebooks),
+# REPO=owner/name and REF=tag (for colab), REHEARSAL_ARGS="--again".
 PYTHON     ?=
 LAB_ARGS   ?=
 LAB_FOLDER ?= $(CURDIR)
@@ -23,10 +24,12 @@ WHOLE      := import importlib.metadata as m, sys, sysconfig; \
               found = list(m.distributions(path=[sysconfig.get_paths()["purelib"]])); \
               sys.exit(not all(d.files and all(f.locate().exists() for f in d.files) for d in found))
 
-.PHONY: lab test budgets run slides lint clean help
+.PHONY: lab test budgets run slides student colab colab-bundle colab-rehearsal lint clean help
 
 lab: $(STAMP) ## build the environment and open the course in JupyterLab (the default)
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" "$(PY)" -m jupyterlab --ServerApp.root_dir="$(LAB_FOLDER)" \
+	@export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
+	$(PY) -m tests.browser.answers $$$$ $$(date +%s) & \
+	exec $(PY) -m jupyterlab --ServerApp.root_dir="$(LAB_FOLDER)" \
 	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
 	  $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
@@ -45,6 +48,18 @@ run: $(STAMP) ## run the notebooks in place and store their outputs
 slides: $(STAMP) ## make a deck of each lesson in dist/slides, which needs no network
 	@$(PY) -m tests.notebooks.slides $(NOTEBOOKS)
 
+student: $(STAMP) ## make copies without solutions, outputs and speaker notes in dist/student
+	@$(PY) -m tests.notebooks.student $(NOTEBOOKS)
+
+colab: $(STAMP) ## write setup cell and badge into the notebooks: REPO=owner/name REF=tag, or REPO=none
+	@$(PY) -m tests.colab.course $(if $(REPO),--repo "$(REPO)") $(if $(REF),--ref "$(REF)")
+
+colab-bundle: $(STAMP) ## make dist/lecture7-colab.zip, all that a Colab session needs
+	@$(PY) -m tests.colab.bundle
+
+colab-rehearsal: $(STAMP) ## run the course with Colab's versions: some GB, REHEARSAL_ARGS="--again"
+	@$(PY) -m tests.colab.rehearsal $(if $(PYTHON),--python "$(PYTHON)") $(REHEARSAL_ARGS) $(NOTEBOOKS)
+
 lint: $(STAMP) ## check the code, the notebooks' code included
 	@$(PY) -m ruff check .
 
@@ -54,8 +69,8 @@ clean: ## remove caches and what was built; the environment stays (rm -r .venv r
 	  | while IFS= read -r folder; do rm -rf "$$folder"; done
 
 help: ## list the jobs
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile \
-	  | while IFS='|' read -r job what; do printf '  make %-9s%s\n' "$$job" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile \
+	  | while IFS='|' read -r job what; do printf '  make %-17s%s\n' "$$job" "$$what"; done
 
 # The stamp holds the folder that the environment was made in. An environment whose folder or Python has
 # moved since is made anew, like one where an interrupted installation left a package torn.

@@ -16,7 +16,7 @@ from tests.notebooks.anatomy import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
-TOOLS = ("sh", "make", "awk", "cat", "rm", "mkdir", "touch", "id", "uname", "sed", "find", "cp", "df")
+TOOLS = ("date", "sh", "make", "awk", "cat", "rm", "mkdir", "touch", "id", "uname", "sed", "find", "cp", "df")
 PYTHON = """#!/bin/sh
 case "$*" in
   *version_info*print* | *print*version_info*) echo 3.12 ;;
@@ -28,6 +28,7 @@ case "$*" in
   "-m pip --version") ;;
   "-m pip install"*) echo "$*" >> pip.log; test ! -e offline ;;
   "-m jupyterlab"*) echo "$*" ;;
+  "-m tests.browser.answers"*) echo "$*" >> answers.log ;;
   "-m ruff"*) echo ruff ran ;;
   "-c import torch"*) ;;
   *) echo "no such answer: $*"; exit 1 ;;
@@ -204,12 +205,20 @@ def test_lab_is_the_default_and_passes_arguments_on(course):
     assert f"--ServerApp.root_dir={course.folder} " in command
     assert "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb" in command
     assert command.endswith("--no-browser --port=9999")
+    until = time.monotonic() + 10  # it runs beside the server
+    log = course.folder / "answers.log"
+    while not log.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    pid, begin = re.fullmatch(r"-m tests\.browser\.answers (\d+) (\d+)\n", log.read_text()).groups()
+    assert int(pid) > 1
+    assert abs(time.time() - int(begin)) < 60
 
 
 def test_help_names_every_job(course):
     done = course.make("help")
-    assert re.findall(r"^  make (\w+)", done.stdout, re.M) == [
-        "lab", "test", "budgets", "run", "slides", "lint", "clean", "help",
+    assert re.findall(r"^  make ([\w-]+)", done.stdout, re.M) == [
+        "lab", "test", "budgets", "run", "slides", "student", "colab", "colab-bundle", "colab-rehearsal",
+        "lint", "clean", "help",
     ]  # fmt: skip
 
 
