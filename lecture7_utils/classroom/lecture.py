@@ -20,6 +20,20 @@ WIDTH = 10.2  # inches: at 96 dots an inch just under 1,000 pixels, the width of
 
 _lecture = False
 
+# What lecture mode changes in JupyterLab's page. Sizes through JupyterLab's own variables where it has one;
+# the cell with the number 1 is the set-up cell, which every lesson has there.
+_PROJECTOR = """<style class="l7-lecture">
+.jp-Notebook { --jp-content-font-size1: 19px; --jp-code-font-size: 18px; }
+.jp-Notebook .jp-OutputArea-output pre { font-size: 18px; }
+.jp-Notebook .widget-label, .jp-Notebook .widget-readout, .jp-Notebook .widget-dropdown > select,
+.jp-Notebook .jupyter-button, .l7-readout *, .l7-problem * { font-size: 18px !important; }
+.jp-Notebook .jp-InputPrompt, .jp-Notebook .jp-OutputPrompt, .jp-Notebook .jp-Placeholder-prompt,
+.jp-Notebook .jp-CodeCell[data-windowed-list-index="1"],
+.jp-Notebook .jp-CodeCell:has(> .jp-Cell-inputWrapper > .jp-InputPlaceholder),
+.jp-Notebook .jp-CodeCell:has(style.l7-lecture) { display: none; }
+</style>"""
+_page = None  # the output that holds it, in the notebook where lecture mode was switched on
+
 
 def style() -> dict[str, object]:
     """The course's matplotlib settings as they are now: for reading on a page, or for a projector.
@@ -80,15 +94,37 @@ def start(seed: int = 0, device: str | torch.device = "auto") -> torch.device:
 
 
 def lecture_mode(on: bool = True) -> None:
-    """Figures for a projector: larger fonts, thicker lines, half as many pixels again; False goes back.
+    """Sizes for a projector, and prompts and helper cells out of the way; False goes back.
 
-    It holds for the figures made afterwards. Raises `TypeError` if `on` is no bool.
+    Figures made afterwards get larger fonts, thicker lines and half as many pixels again. In JupyterLab the
+    text, code and explorers on the page grow too, and what nobody in a room needs is no longer shown: the
+    prompts, the set-up cell, the folded solutions and the cell that calls this. They are there all the same:
+    run all cells as before. In Colab, whose outputs can't reach the page, only the figures change.
+    Raises `TypeError` if `on` is no bool.
     """
     if not isinstance(on, bool):
         raise TypeError(f"on: expected True or False, got {on!r}")
     global _lecture
     _lecture = on
     _apply_style()
+    _change_page(on)
+
+
+def _change_page(on: bool) -> None:
+    """Put the projector's style sheet into the page, once; or take it out of the output that holds it."""
+    global _page
+    try:
+        from IPython import get_ipython
+        from IPython.display import HTML, display
+    except ImportError:
+        return
+    if not hasattr(get_ipython(), "kernel"):  # a terminal would print the object
+        return
+    if _page is not None:
+        _page.update(HTML(""))
+        _page = None
+    if on:
+        _page = display(HTML(_PROJECTOR), display_id=True)
 
 
 def _apply_style() -> None:

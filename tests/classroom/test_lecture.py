@@ -89,6 +89,35 @@ def test_no_font_of_the_style_is_below_ten_points_and_all_grow_for_a_projector()
     assert plt.rcParams["font.size"] == small["font.size"]
 
 
+def test_outside_a_notebook_lecture_mode_prints_nothing(capsys):
+    lecture.lecture_mode()
+    lecture.lecture_mode(False)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_the_page_gets_one_style_sheet_and_loses_it_again():
+    from nbclient import NotebookClient
+
+    cells = [
+        "from lecture7_utils.classroom.lecture import lecture_mode",
+        "lecture_mode()",
+        "lecture_mode()",
+        "lecture_mode(False)",
+    ]
+
+    def pages(count):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells[:count]])
+        NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+        return [[o["data"].get("text/html", "") for o in cell.outputs] for cell in notebook.cells]
+
+    first, again, off = pages(2), pages(3), pages(4)
+    assert "display: none" in first[1][0]
+    assert again[1] == [""]  # the second call moves it to its own cell
+    assert again[2] == first[1]
+    assert off == [[], [""], [""], []]
+
+
 @pytest.mark.parametrize("on", [1, "yes", None])
 def test_lecture_mode_refuses_what_is_no_bool(on):
     refuses("on", lecture.lecture_mode, on)
