@@ -18,7 +18,7 @@ import torch
 from tests.benchmarks import measure
 from tests.benchmarks.measure import Row, Timing
 
-PACKAGES = ("torch", "torchvision", "timm", "captum", "grad-cam", "torchcam", "numpy")
+PACKAGES = "torch torchvision timm captum grad-cam torchcam torch-lucent zennit-crp numpy".split()
 
 
 def names() -> list[str]:
@@ -62,7 +62,19 @@ def _processor() -> str:
 
 def table(rows: Iterable[Row]) -> str:
     """The rows as text, one line each under a heading."""
-    heads = ("kernel", "case", "beside", "ours", "theirs", "ratio", "CPU ratio", "target", "met", "note")
+    heads = (
+        "kernel",
+        "case",
+        "beside",
+        "ours",
+        "theirs",
+        "ratio",
+        "CPU ratio",
+        "target",
+        "met",
+        "MiB",
+        "note",
+    )
     lines = [heads] + [
         (
             row.kernel,
@@ -74,6 +86,7 @@ def table(rows: Iterable[Row]) -> str:
             "–" if row.cpu is None else f"{row.cpu:.3g}",
             f"≤ {row.at_most:g}" if row.at_most is not None else _least(row.at_least),
             {True: "yes", False: "NO", None: "–"}[row.met],
+            _memory(row),
             row.note,
         )
         for row in rows
@@ -89,6 +102,12 @@ def _least(limit: float | None) -> str:
     return "–" if limit is None else f"≥ {limit:g}"
 
 
+def _memory(row: Row) -> str:
+    """Peaks of our way and of the other, in MiB."""
+    taken = [t.memory for t in (row.ours, row.theirs) if t is not None]
+    return " / ".join("–" if m is None else f"{m / 2**20:.0f}" for m in taken)
+
+
 def _time(t: Timing) -> str:
     scale, unit = (1, "s") if t.wall >= 1 else (1000, "ms")
     return f"{t.wall * scale:.3g} ({t.low * scale:.3g} to {t.high * scale:.3g}) {unit}"
@@ -98,7 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
         description="Run benchmarks and print what was measured: median wall time (quartiles) of our way and "
-        "of what it stands beside, and the median ratio over the rounds, in wall and in CPU time.",
+        "of what it stands beside, and the median ratio over the rounds, in wall and in CPU time; "
+        "MiB: memory at the peak of our way / of the other, beyond what was held before.",
     )
     parser.add_argument(
         "names", nargs="*", metavar="name", help=f"which: {', '.join(names())}; all by default"

@@ -1,10 +1,12 @@
 """Timing ways of doing the same thing beside each other: in one process, interleaved, medians and spread."""
 
+import ctypes
 import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -14,12 +16,16 @@ rounds = 7
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one way: median wall time, its lower and upper quartile, median CPU time of all threads."""
+    """Seconds of one way: median wall time, its lower and upper quartile, median CPU time of all threads.
+
+    memory: bytes at its peak beyond what was held before, as `peak` gives them; None if not known.
+    """
 
     wall: float
     low: float
     high: float
     cpu: float
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,37 @@ def timed(run: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def peak(run: Callable[[], object]) -> int | None:
+    """Bytes that one call takes at its peak beyond what was held before it.
+
+    On the GPU where there is one, else of the process, from Linux's own count of its pages; None on other
+    systems.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        # what was freed but kept by the allocator would hide as much of the peak
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = _pages("VmRSS")
+        run()
+        return max(0, _pages("VmHWM") - before)
+    except (OSError, AttributeError, KeyError):
+        return None
+
+
+def _pages(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(fields[name].split()[0]) * 1024
+
+
 def compare(
     kernel: str,
     case: str,
@@ -73,7 +110,8 @@ def compare(
     at_least: Mapping[str, float] | None = None,
     note: str = "",
 ) -> Iterator[Row]:
-    """Run our way and the others in turn, `rounds` times, after one run of each that does not count.
+    """Run our way and the others in turn, `rounds` times, after two runs of each that do not
+    count: the first makes what is made once, the second is measured for its memory.
 
     Yields one row for each of the others: its cost ratio (ours / theirs) where `at_most` names it, else
     our speed-up (theirs / ours).
@@ -83,6 +121,7 @@ def compare(
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for run in ways.values():
         run()
+    memory = {name: peak(run) for name, run in ways.items()}
     gc.collect()
     gc.disable()
     try:
@@ -102,8 +141,8 @@ def compare(
             kernel,
             case,
             name,
-            _summary(taken[""]),
-            _summary(taken[name]),
+            _summary(taken[""], memory[""]),
+            _summary(taken[name], memory[name]),
             wall,
             "× the time" if cost else "× faster",
             cpu,
@@ -125,15 +164,16 @@ def rate(
 ) -> Iterator[Row]:
     """How many things a second: `run` makes `count` of them; one row, by the median of `rounds` runs."""
     run()
+    memory = peak(run)
     taken = [timed(run) for _ in range(rounds)]
-    ours = _summary(taken)
+    ours = _summary(taken, memory)
     yield Row(kernel, case, "", ours, None, count / ours.wall, unit, at_least=at_least, note=note)
 
 
-def _summary(taken: list[tuple[float, float]]) -> Timing:
+def _summary(taken: list[tuple[float, float]], memory: int | None) -> Timing:
     walls = sorted(wall for wall, _ in taken)
     low, _, high = statistics.quantiles(walls, n=4, method="inclusive") if len(walls) > 1 else walls * 3
-    return Timing(statistics.median(walls), low, high, statistics.median(cpu for _, cpu in taken))
+    return Timing(statistics.median(walls), low, high, statistics.median(cpu for _, cpu in taken), memory)
 
 
 def _synchronise() -> None:
