@@ -19,7 +19,7 @@ import torch
 from lecture7_utils.classroom.checks.judging import Exercise, NotYet, Wrong
 
 # a module for each lesson with exercises
-_LESSONS = ("lesson0", "lesson1", "lesson2", "lesson3", "lesson4", "lesson5", "lesson6", "lesson9")
+_LESSONS = tuple(f"lesson{number}" for number in range(10))
 _EXERCISES: dict[str, Exercise] = {}
 for _lesson in _LESSONS:
     _EXERCISES |= importlib.import_module(f"{__name__}.{_lesson}").EXERCISES
