@@ -158,7 +158,7 @@ def train_segmenter(
     *,
     epochs: int = 5,
     batch_size: int = 16,
-    learning_rate: float = 0.01,
+    learning_rate: float = 0.02,
     weight_decay: float = 0.01,
     seed: int = 0,
     progress: bool = True,
