@@ -342,9 +342,14 @@ def links(markdown: str) -> list[str]:
 
 
 def broken_link(source: Path, link: str) -> str | None:
-    """Why a link in the file `source` leads nowhere, or None. Links to the web are not followed."""
-    if re.match(r"(?:https?|mailto|data):", link):
+    """Why a link in the file `source` leads nowhere, or None. Links to the web are read, not followed."""
+    if link.startswith("data:"):
         return None
+    if re.match(r"[a-z]+:", link):
+        well = re.fullmatch(
+            r"https://(?:[a-z0-9-]+\.)+[a-z]{2,}(?::\d+)?(?:[/?#][^\s<>\"{}|\\^`]*)?", link, re.I
+        )
+        return None if well else f"a link that is no well-formed https address: {link}"
     name, _, anchor = link.partition("#")
     target = (source.parent / name.replace("%20", " ")).resolve() if name else source.resolve()
     if not target.exists():

@@ -47,6 +47,7 @@ ASSETS = {
 }
 FIGURE = re.compile(r"^\*Figure:\s*(.*?)\*[ \t]*(?:\n[ \t]*\n|\Z)", re.M | re.S)
 READERS_ONLY = re.compile(r"^The same at .* without running it:[ \t]*$", re.M)
+TO_THE_TOP = re.compile(r"\[↑ Back to the top\]\([^)]*\)(?: · )?")
 DETAILS = re.compile(r"<details>\s*<summary>(.*?)</summary>(.*?)</details>", re.S)
 PICTURES = {"image/png": "png", "image/jpeg": "jpeg"}
 WIDTH = 1160  # pixels of a slide's 1280 that text may take
@@ -146,7 +147,7 @@ def stacks_of(notebook: nbformat.NotebookNode, folder: Path) -> list[Stack]:
 
 def _text_blocks(source: str, stack: Stack, folder: Path) -> list[str]:
     """The blocks of a markdown cell, without the descriptions of figures; answers go to the notes."""
-    source = READERS_ONLY.sub("", FIGURE.sub("", source)).strip()
+    source = TO_THE_TOP.sub("", READERS_ONLY.sub("", FIGURE.sub("", source))).strip()
     for question, answer in DETAILS.findall(source):
         stack.notes.append(f"<p><b>{question.strip()}</b></p>{_markdown(answer)}")
     # questions stay; what only folds an answer away ("Our reading") goes

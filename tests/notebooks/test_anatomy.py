@@ -259,4 +259,22 @@ def test_anchors_follow_the_kind_of_page(tmp_path):
     assert broken_link(page, "page.md#what-its-for") is None
     assert "heading" in broken_link(page, "#no-heading")
     assert "file" in broken_link(page, "other.md")
-    assert broken_link(page, "https://example.org/nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("link", "good"),
+    [
+        ("https://example.org/nowhere", True),
+        ("https://doi.org/10.1109/CVPR.2009.5206848", True),
+        ("https://arxiv.org/abs/1311.2901#section-4", True),
+        ("https://example.org", True),
+        ("http://example.org/a", False),
+        ("https:/example.org/a", False),
+        ("https://example/a", False),
+        ("https://exa mple.org/a", False),
+        ("htps://example.org/a", False),
+        ("https://example.org/a{b}", False),
+    ],
+)
+def test_links_to_the_web_are_well_formed(tmp_path, link, good):
+    assert (broken_link(tmp_path / "page.md", link) is None) == good
