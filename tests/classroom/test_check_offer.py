@@ -49,19 +49,19 @@ def test_the_order_of_the_classes_is_the_networks_own():
     assert check("9a", _offer(Turned(load_model("petnet", "cpu")), SPECIES[::-1])).ok is True
 
 
-@pytest.mark.parametrize(
-    ("answer", "says"),
-    [
-        (lambda: load_model("petnet_shortcut", "cpu"), r"changes \d+ of its \d+ right answers"),
-        (lambda: _offer(Always()), "neither of the two offers"),
-        (lambda: _offer(Turned(load_model("petnet", "cpu"))), "neither of the two offers"),
-        (lambda: _offer(Always(), [f"breed {k}" for k in range(8)]), "doesn't know the shop's animals"),
-        (lambda: "A", r"expected one of the two networks itself, offers\['A'\] or offers\['B'\], got 'A'"),
-        (lambda: {"A": load_model("petnet", "cpu")}, "expected one of the two networks itself"),
-        (lambda: load_model, "expected one of the two networks itself"),
-        (lambda: load_model("petnet", "cpu").__dict__["_network"], "expected one of the two networks itself"),
-    ],
-)
+WRONG = [
+    (lambda: load_model("petnet_shortcut", "cpu"), r"changes \d+ of its \d+ right answers"),
+    (lambda: _offer(Always()), "neither of the two offers"),
+    (lambda: _offer(Turned(load_model("petnet", "cpu"))), "neither of the two offers"),
+    (lambda: _offer(Always(), [f"breed {k}" for k in range(8)]), "doesn't know the shop's animals"),
+    (lambda: "A", r"expected one of the two networks itself, offers\['A'\] or offers\['B'\], got 'A'"),
+    (lambda: {"A": load_model("petnet", "cpu")}, "expected one of the two networks itself"),
+    (lambda: load_model, "expected one of the two networks itself"),
+    (lambda: load_model("petnet", "cpu").__dict__["_network"], "expected one of the two networks itself"),
+]
+
+
+@pytest.mark.parametrize(("answer", "says"), WRONG)
 def test_a_wrong_answer_is_told_why(answer, says):
     verdict = check("9a", answer())
     assert verdict.ok is False
