@@ -30,6 +30,8 @@ _HOME = {
     "PetNet": "shop.petnet",
     "to_global_average_pooling": "shop.petnet",
     "fit_head": "shop.petnet",
+    "Segmenter": "shop.segmenter",
+    "train_segmenter": "shop.segmenter",
     "offers": "shop.offers",
     # what is explained, and where in the network
     "class_score": "kernels.targets",
@@ -45,10 +47,12 @@ _HOME = {
     # lesson 2
     "occlusion_map": "kernels.occlusion",
     "occlude": "kernels.occlusion",
+    "dirty_rectangles": "kernels.dirty",
     # is the map right?
     "share_inside": "kernels.metrics",
     "pointing_game": "kernels.metrics",
     "iou": "kernels.metrics",
+    "boundary_error": "kernels.metrics",
     "box_iou": "kernels.metrics",
     "localisation_accuracy": "kernels.metrics",
     "best_constant_box": "kernels.metrics",
@@ -117,6 +121,7 @@ _HOME = {
     "explore_units": "classroom.widgets",
     "explore_convolution": "classroom.widgets",
     "explore_trace": "classroom.widgets",
+    "explore_latent_walk": "classroom.widgets",
     "explore_offers": "classroom.widgets",
     "explore_cam": "classroom.widgets",
     "upload_photo": "classroom.widgets",

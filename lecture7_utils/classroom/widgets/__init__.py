@@ -13,6 +13,7 @@ from lecture7_utils.classroom.widgets.lesson4 import explore_ascent
 from lecture7_utils.classroom.widgets.lesson5 import explore_units
 from lecture7_utils.classroom.widgets.lesson6 import explore_convolution
 from lecture7_utils.classroom.widgets.lesson7 import explore_trace
+from lecture7_utils.classroom.widgets.lesson8 import explore_latent_walk
 from lecture7_utils.classroom.widgets.lesson9 import explore_offers
 from lecture7_utils.classroom.widgets.pieces import Explorer
 from lecture7_utils.classroom.widgets.upload import upload_photo
@@ -22,6 +23,7 @@ __all__ = [
     "explore_ascent",
     "explore_cam",
     "explore_convolution",
+    "explore_latent_walk",
     "explore_occlusion",
     "explore_offers",
     "explore_predictions",
