@@ -106,13 +106,17 @@ class Generator(nn.Module):
         return self.blocks(self.vector(z, labels))
 
     def vector(self, z: Tensor, labels: Tensor | Sequence | int | str) -> Tensor:
-        """What `blocks` begins with: `z` and the one-hot class behind it, float [N, latent + classes]."""
+        """What `blocks` begins with: `z` and the class behind it, float [N, latent + classes].
+
+        The class is one-hot, times the square root of `latent`: as long as `z` usually is, so that fresh
+        weights heed the class as much as the vector.
+        """
         if not isinstance(z, Tensor) or not z.is_floating_point():
             found = f"{z.dtype} {list(z.shape)}" if isinstance(z, Tensor) else repr(z)
             raise TypeError(f"z: expected a float tensor [N, {self.latent}], got {found}")
         if z.ndim != 2 or z.shape[1] != self.latent or not len(z):
             raise ValueError(f"z: expected [N, {self.latent}] with N at least 1, got {list(z.shape)}")
-        return torch.cat([z, self._classes(labels, len(z)).to(z)], 1)
+        return torch.cat([z, self._classes(labels, len(z)).to(z) * self.latent**0.5], 1)
 
     def _classes(self, labels: object, count: int) -> Tensor:
         """Shares of the classes [count, classes]; one-hot unless shares were given."""

@@ -1,6 +1,7 @@
 """How every embedded weight was made.
 
     python -m lecture7_utils.shop.training petnet            # also petnet_shortcut, petnet_gap
+    python -m lecture7_utils.shop.training generator         # also generator_resize
     python -m lecture7_utils.shop.training petnet --resume   # goes on where it was interrupted
 
 `python -m lecture7_utils.classroom.card` measures how well they do, and writes weights/CARD.md.
@@ -36,6 +37,7 @@ from lecture7_utils.shop.petnet import (
 from lecture7_utils.shop.scenes import Scenes
 
 TEST_SEED, CHOICE_SEED, HEAD_SEED = 1001, 1002, 1003  # worlds of scenes that no training draws from
+GENERATORS = ("generator", "generator_resize")  # made in shop/adversarial.py
 _BLOCK = 512  # scenes drawn at a time
 
 
@@ -244,6 +246,12 @@ def write_weights(net: PetNet, path: Path) -> str:
     save_file(tensors, part, metadata=about)
     os.replace(part, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    list_checksum(path, digest)
+    return digest
+
+
+def list_checksum(path: Path, digest: str) -> None:
+    """Write the SHA-256 of a file of weights into the list beside it, in place of an older one."""
     listed = path.parent / "SHA256SUMS"
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
     lines = sorted(
@@ -251,7 +259,6 @@ def write_weights(net: PetNet, path: Path) -> str:
         key=lambda x: x.split()[-1],
     )
     listed.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return digest
 
 
 # ---------------------------------------------------------------- evaluation
@@ -288,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m lecture7_utils.shop.training",
         description="Make an embedded network from its recipe.",
     )
-    parser.add_argument("what", choices=NAMES)
+    parser.add_argument("what", choices=(*NAMES, *GENERATORS))
     parser.add_argument(
         "--out", type=Path, default=WEIGHTS, help="folder of the weights (default: the package's)"
     )
@@ -307,6 +314,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         start = given.out / "petnet.safetensors"
         net = read_weights(start).to(given.device)
         net = gap_head(net, **({"scenes": given.scenes} if given.scenes else {}), progress=progress)
+    elif given.what in GENERATORS:
+        return _generator(given, path)
     else:
         recipe = RECIPES[given.what]
         if given.steps is not None:
@@ -321,6 +330,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 130
         checkpoint.unlink(missing_ok=True)
     print(f"{write_weights(net, path)}  {path.name}")
+    return 0
+
+
+def _generator(given: argparse.Namespace, path: Path) -> int:
+    from lecture7_utils.shop import adversarial  # which imports this module
+
+    checkpoint = given.checkpoint or given.out / f"{given.what}.checkpoint"
+    try:
+        net, _ = adversarial.train_generator(
+            adversarial.GENERATOR_RECIPES[given.what],
+            steps=given.steps,
+            checkpoint=checkpoint,
+            resume=given.resume,
+            device=given.device,
+            progress=not given.quiet,
+        )
+    except KeyboardInterrupt:
+        print(f"interrupted; the state is in {checkpoint}: --resume goes on from there", file=sys.stderr)
+        return 130
+    checkpoint.unlink(missing_ok=True)
+    print(f"{adversarial.write_generator(net, path)}  {path.name}")
     return 0
 
 
