@@ -111,7 +111,7 @@ def _draw(ax, a, texts, largest: float, labels: Labels | None, points: float) ->
     if texts is not None:
         for i, row in enumerate(texts):
             for j, text in enumerate(row):
-                colour = "#9a9a9a" if a[i, j] == 0 else "black"
+                colour = "#707070" if a[i, j] == 0 else "black"
                 ax.text(j + 0.5, i + 0.53, text, ha="center", va="center", size=points, color=colour)
         for edge in range(1, columns):
             ax.axvline(edge, color="#d5d5d5", linewidth=0.6)

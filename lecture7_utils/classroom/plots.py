@@ -589,11 +589,20 @@ def plot_rectangles(
             ax.add_patch(patch)
             if labels is not None and labels[i]:
                 ax.text(
-                    left - 0.5, top - 0.5, labels[i], color="white", va="bottom" if top > 20 else "top",
-                    bbox={"facecolor": colour, "edgecolor": "white", "pad": 2.5}, clip_on=False,
+                    left - 0.5, top - 0.5, labels[i], va="bottom" if top > 20 else "top", clip_on=False,
+                    bbox={"facecolor": colour, "edgecolor": "white", "pad": 2.5}, color=_ink_on(colour),
                 )  # fmt: skip
         _headline(figure, title)
     return figure
+
+
+def _ink_on(colour: str) -> str:
+    """Black or white, whichever stands out more from the colour (WCAG 2's relative luminance)."""
+    from matplotlib.colors import to_rgb
+
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(colour)]
+    light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if (light + 0.05) / 0.05 > 1.05 / (light + 0.05) else "white"
 
 
 def plot_masks(image: PhotoLike, masks: Mapping[str, MapLike], *, title: str | None = None):

@@ -278,7 +278,7 @@ def write_assets(folder: Path) -> None:
         if found is None:
             raise RuntimeError(f"{package}: expected a file .../{ending}, got none among its {len(listed)}")
         shutil.copyfile(found.locate(), folder / name)
-    colours = HtmlFormatter(style="friendly").get_style_defs("pre.source")
+    colours = HtmlFormatter(style="xcode").get_style_defs("pre.source")
     (folder / "deck.css").write_text(
         (HERE / "deck.css").read_text(encoding="utf-8") + colours, encoding="utf-8"
     )
