@@ -155,6 +155,8 @@ def browser_page(size: dict[str, int] = SIZE) -> Iterator[Page]:
             page.route(
                 lambda url: not url.startswith(("http://127.0.0.1", "blob:", "data:")), lambda r: r.abort()
             )
+            page.console_errors = []
+            page.on("pageerror", lambda error: page.console_errors.append(str(error)))
             yield page
         finally:
             browser.close()
@@ -266,9 +268,12 @@ def readout(explorer: Locator) -> str:
     return explorer.locator(".l7-readout").first.inner_text()
 
 
-def move_slider(explorer: Locator, steps: int = 5) -> None:
-    """Move an explorer's first slider by the arrow keys."""
-    handle = explorer.locator(".widget-slider .noUi-handle").first
-    handle.focus()
-    for _ in range(abs(steps)):
-        handle.press("ArrowRight" if steps > 0 else "ArrowLeft")
+def drag_slider(slider: Locator, share: float) -> None:
+    """Drag a slider's handle by the mouse to a place of its track, 0 to 1 from its left end."""
+    mouse, track = slider.page.mouse, slider.locator(".noUi-base").first.bounding_box()
+    handle = slider.locator(".noUi-handle").first.bounding_box()
+    y = handle["y"] + handle["height"] / 2
+    mouse.move(handle["x"] + handle["width"] / 2, y)
+    mouse.down()
+    mouse.move(track["x"] + share * track["width"], y, steps=6)
+    mouse.up()
