@@ -14,6 +14,7 @@ from torch import Tensor
 from lecture7_utils.classroom import plots
 from lecture7_utils.kernels.arguments import describe, require_int, require_number
 from lecture7_utils.kernels.cam import class_activation_map, grad_cam
+from lecture7_utils.kernels.deconvnet import deconvnet
 from lecture7_utils.kernels.layers import evaluation
 from lecture7_utils.kernels.metrics import deletion_curve, pointing_game, share_inside
 from lecture7_utils.kernels.occlusion import occlusion_map
@@ -48,12 +49,22 @@ def _grad_cam(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
     return grad_cam(model, images, classes)
 
 
+def _deconvnet(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
+    return deconvnet(model, images, classes).abs().amax(1)
+
+
+def _guided(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
+    return deconvnet(model, images, classes, rule="guided").abs().amax(1)
+
+
 METHODS: dict[str, Method] = {
     "saliency": saliency_map,
     "SmoothGrad": _smooth,
     "occlusion": _occlusion,
     "CAM": _cam,
     "Grad-CAM": _grad_cam,
+    "DeconvNet": _deconvnet,
+    "guided": _guided,
 }
 
 
@@ -443,6 +454,8 @@ _ASKS = {
     "occlusion": "What is lost when a grey square covers the place?",
     "CAM": "What does the place add to the score?",
     "Grad-CAM": "What does the place add to the score, estimated from the gradient?",
+    "DeconvNet": "Where does the score come out when it is traced back through the layers?",
+    "guided": "The same, but only through units that were on (guided backpropagation)?",
 }
 
 _LIMITS = """<h2>What this page does not say</h2>
