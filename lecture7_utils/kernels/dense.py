@@ -44,6 +44,38 @@ def bar(steps: range, progress: bool, what: str) -> Iterable[int]:
     return tqdm(steps, desc=what)
 
 
+def values_per_copy(target: Target, n: int) -> int:
+    """How many values each copy of one of `n` images gives: several if one image has several targets.
+
+    Raises `ValueError` if the target was written for another number of images.
+    """
+    count = target_count(target)
+    if count is not None and n > 1 and count != n:
+        noun = "channel" if isinstance(target, Unit) else "class"
+        raise ValueError(f"target: expected one {noun} for each of the {n} images, got {count}")
+    return count if n == 1 and count else 1
+
+
+def read_copies(raw: Tensor, target: Target, owners: Sequence[int], per_copy: int) -> Tensor:
+    """Pick the target's values [B, per_copy] out of what the network gives for a batch of copies.
+
+    owners: for each copy, the index of its image.
+    """
+    if isinstance(target, Unit):
+        if per_copy > 1:
+            return torch.stack([read_unit(raw, replace(target, channel=c)) for c in target.channel], 1)
+        if isinstance(target.channel, tuple):
+            target = replace(target, channel=tuple(target.channel[o] for o in owners))
+        return read_unit(raw, target)[:, None]
+    if per_copy > 1:
+        classes = target.classes * len(owners)
+        repeated = raw.repeat_interleave(per_copy, 0)
+        return read_class(repeated, replace(target, classes=classes)).view(-1, per_copy)
+    if isinstance(target.classes, tuple):
+        target = replace(target, classes=tuple(target.classes[o] for o in owners))
+    return read_class(raw, target)[:, None]
+
+
 class Passes:
     """The target's value for altered copies of `images`, as many as wanted, one pass after another.
 
@@ -57,12 +89,9 @@ class Passes:
     """
 
     def __init__(self, model: nn.Module, images: Tensor, target: Target, chunk: int):
-        count, n = target_count(target), images.shape[0]
-        if count is not None and n > 1 and count != n:
-            noun = "channel" if isinstance(target, Unit) else "class"
-            raise ValueError(f"target: expected one {noun} for each of the {n} images, got {count}")
+        n = images.shape[0]
         self._model, self._target, self._chunk = model, target, chunk
-        self.per_copy = count if n == 1 and count else 1
+        self.per_copy = values_per_copy(target, n)
         self.layout, self._folds = torch.contiguous_format, {}
 
         first = images[:chunk].clone()
@@ -110,23 +139,11 @@ class Passes:
         return raw
 
     def _read(self, raw: Tensor, owners: Sequence[int]) -> Tensor:
-        target, k = self._target, self.per_copy
-        if isinstance(target, Unit):
-            if k > 1:
-                return torch.stack([read_unit(raw, replace(target, channel=c)) for c in target.channel], 1)
-            if isinstance(target.channel, tuple):
-                target = replace(target, channel=tuple(target.channel[o] for o in owners))
-            return read_unit(raw, target)[:, None]
-        if k > 1:
-            classes = target.classes * len(owners)
-            return read_class(raw.repeat_interleave(k, 0), replace(target, classes=classes)).view(-1, k)
-        if isinstance(target.classes, tuple):
-            target = replace(target, classes=tuple(target.classes[o] for o in owners))
-        return read_class(raw, target)[:, None]
+        return read_copies(raw, self._target, owners, self.per_copy)
 
     def _choose(self, images: Tensor, expected: Tensor, folds: dict[int, "_Fold"]) -> str:
         """Take the first way that agrees with `expected` on `images`; say why a faster one did not."""
-        layouts = [torch.channels_last] if _prefers_channels_last(images) else []
+        layouts = [torch.channels_last] if prefers_channels_last(images) else []
         misfit = ""
         for self.layout in (*layouts, torch.contiguous_format):
             if self.layout is torch.contiguous_format and not folds:
@@ -139,7 +156,7 @@ class Passes:
             try:
                 with _Folded(self._folds):
                     raw = self._raw(images.clone(memory_format=self.layout))
-                if _agree(raw, expected):
+                if agree(raw, expected):
                     return misfit
                 misfit = misfit or "other results"
             except (Exception, _Misfit) as error:
@@ -157,7 +174,8 @@ class Passes:
         return f"dense: {network} for every copy, up to {self._chunk} in a pass{layout}{folds}{why}"
 
 
-def _prefers_channels_last(images: Tensor) -> bool:
+def prefers_channels_last(images: Tensor) -> bool:
+    """Whether the device computes convolutions of these images faster in that layout."""
     # measured: oneDNN in single and half precision, 1.1 to 2.3 times; on CUDA only where tensor cores work
     if images.device.type == "cpu":
         return images.dtype != torch.float64 and torch.backends.mkldnn.is_available()
@@ -169,7 +187,8 @@ def _compiled(model: nn.Module) -> bool:
     return any("_orig_mod" in module._modules for module in model.modules())
 
 
-def _agree(raw: Tensor, expected: Tensor) -> bool:
+def agree(raw: Tensor, expected: Tensor) -> bool:
+    """Whether two outputs of a network are the same up to rounding."""
     if raw.shape != expected.shape:
         return False
     tolerance = min(1000 * torch.finfo(expected.dtype).eps, 0.05)

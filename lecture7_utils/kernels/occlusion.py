@@ -1,8 +1,9 @@
 """Lesson 2: what a rectangle in front of the image does to the score, at one place and at all places."""
 
 import math
+import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +19,10 @@ from lecture7_utils.kernels.arguments import (
     require_int,
     require_model,
 )
-from lecture7_utils.kernels.dense import Passes, bar, chunk_size
+from lecture7_utils.kernels.dense import Passes, chunk_size, values_per_copy
+from lecture7_utils.kernels.dirty import Differs, DirtyRectangles, NotFaster
 from lecture7_utils.kernels.layers import evaluation
-from lecture7_utils.kernels.targets import TargetLike, as_target
+from lecture7_utils.kernels.targets import Target, TargetLike, as_target
 
 KINDS = ("score", "drop")
 BASELINES = ("mean", "blur")
@@ -119,6 +121,7 @@ def occlusion_map(
     require_images(images, model)
     target = as_target(target)
     window, stride = _pair(window, "window"), _pair(stride, "stride")
+    limit = None if chunk == "auto" else chunk
     chunk = chunk_size(chunk, images)
     require_choice(progress, "progress", (False, True))
     n, _, *size = images.shape
@@ -127,27 +130,21 @@ def occlusion_map(
         fill = as_baseline(baseline, images).expand(images.shape)
         rows, cols = (_intervals(*axis) for axis in zip(size, window, stride, strict=True))
         rectangles = torch.tensor([[(t, x, b, y) for x, y in cols] for t, b in rows])
-        flat = rectangles.flatten(0, 1).tolist()
-        places, total = len(flat), n * len(flat)
         # made outside inference mode, so that they are ordinary tensors afterwards
+        per_copy, total = values_per_copy(target, n), n * len(rows) * len(cols)
+        scores = images.new_full((total, per_copy), math.nan)
+        clean = images.new_empty(n * per_copy)
+        sweep = _Sweep(model, images, fill, target, (rows, cols), chunk, limit)
         done, complete = 0, True
-        with evaluation(model, images.device):
-            with torch.inference_mode():
-                passes = Passes(model, images, target, chunk)
-            scores = images.new_full((total, passes.per_copy), math.nan)
-            clean = images.new_empty(passes.clean.shape).copy_(passes.clean)
+        with evaluation(model, images.device), _bar(total, progress) as shown:
             try:
                 with torch.inference_mode():
-                    for first in bar(range(0, total, chunk), progress, "Occlusion"):
-                        last = min(first + chunk, total)
-                        owners = [i // places for i in range(first, last)]
-                        part = [flat[i % places] for i in range(first, last)]
-                        scores[first:last] = passes(
-                            lambda o=owners, r=part: _occluded(images, fill, o, r, passes.layout), owners
-                        )
-                        done = last
+                    for where, values in sweep.batches():
+                        scores[where] = values
+                        done += len(where)
+                        shown.update(len(where))
             except KeyboardInterrupt:
-                if not done:
+                if not done or sweep.clean is None:
                     raise
                 complete = False
                 warnings.warn(
@@ -155,8 +152,87 @@ def occlusion_map(
                     "of the rest are NaN",
                     stacklevel=2,
                 )
+        if sweep.doubt:
+            warnings.warn(sweep.doubt, stacklevel=2)
+        clean.copy_(sweep.clean)
         scores = (scores.T if n == 1 else scores).reshape(-1, len(rows), len(cols)).contiguous()
-        return Occlusion(scores, clean, rectangles.to(images.device), tuple(size), passes.how, complete)
+        return Occlusion(scores, clean, rectangles.to(images.device), tuple(size), sweep.how, complete)
+
+
+class _Sweep:
+    """The target's values for all positions of the window, image by image.
+
+    clean: [M], the values of the unaltered images, NaN for those not reached yet; None before the first.
+    how: the way taken, in words. doubt: what to warn of, if there is anything.
+    """
+
+    def __init__(self, model, images: Tensor, fill: Tensor, target: Target, windows: tuple, chunk, limit):
+        self._model, self._images, self._fill, self._target = model, images, fill, target
+        self._rows, self._cols = windows
+        self._chunk, self._limit = chunk, limit
+        self.clean: Tensor | None = None
+        self.how = self.doubt = ""
+
+    def batches(self) -> Iterator[tuple[range | list[int], Tensor]]:
+        """The numbers of some copies, image by image and position by position, and their values."""
+        places, n = len(self._rows) * len(self._cols), len(self._images)
+        for owner in range(n):
+            try:
+                for numbers, values in self._dirty(owner):
+                    yield [owner * places + number for number in numbers], values
+            except NotFaster as why:
+                if isinstance(why, Differs):
+                    self.doubt = f"occlusion_map took the dense way: {why}"
+                yield from self._densely(owner * places, n * places, str(why))
+                return
+
+    def _dirty(self, owner: int) -> Iterator[tuple[list[int], Tensor]]:
+        n, one = len(self._images), slice(owner, owner + 1)
+        per_copy = values_per_copy(self._target, n)
+        found = DirtyRectangles(
+            self._model,
+            self._images[one],
+            self._fill[one],
+            self._target,
+            self._rows,
+            self._cols,
+            owner=owner,
+            per_copy=per_copy,
+            limit=self._limit,
+        )
+        if self.clean is None:
+            self.clean = found.clean.new_full((n * per_copy,), math.nan)
+        self.clean[owner * per_copy : (owner + 1) * per_copy] = found.clean.flatten()
+        self.how = found.how
+        batches = iter(found)
+        try:
+            first = next(batches)
+        except (NotFaster, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise Differs(f"dirty rectangles failed ({textwrap.shorten(str(error), 80)})") from error
+        yield first
+        yield from batches
+
+    def _densely(self, first: int, total: int, why: str) -> Iterator[tuple[range, Tensor]]:
+        passes = Passes(self._model, self._images, self._target, self._chunk)
+        self.clean = passes.clean
+        flat = [(top, left, bottom, right) for top, bottom in self._rows for left, right in self._cols]
+        for start in range(first, total, self._chunk):
+            where = range(start, min(start + self._chunk, total))
+            owners = [i // len(flat) for i in where]
+            part = [flat[i % len(flat)] for i in where]
+            values = passes(
+                lambda o=owners, r=part: _occluded(self._images, self._fill, o, r, passes.layout), owners
+            )
+            self.how = f"{passes.how}; no dirty rectangles: {why}"
+            yield where, values
+
+
+def _bar(total: int, progress: bool):
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="Occlusion", disable=not progress)
 
 
 def occlude(images: Tensor, rectangles: Sequence | Tensor, baseline: Baseline = 0.0) -> Tensor:

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from lecture7_utils.kernels import occlusion
 from lecture7_utils.kernels.dense import Passes
+from lecture7_utils.kernels.dirty import NotFaster
 from lecture7_utils.kernels.layers import evaluation
 from lecture7_utils.kernels.occlusion import occlude, occlusion_map
 from lecture7_utils.kernels.targets import as_target, evaluate, unit
@@ -17,6 +19,16 @@ from tests.guards import unchanged
 from tests.nets import random_images
 
 SIZE = (12, 14)
+
+
+@pytest.fixture(autouse=True)
+def dense_way(monkeypatch):
+    """Here the dense way is tested, on networks that would mostly not take it."""
+
+    def refuse(*_, **__):
+        raise NotFaster("a test of the dense way")
+
+    monkeypatch.setattr(occlusion, "DirtyRectangles", refuse)
 
 
 def calibrate(net: nn.Module, seed: int = 0, size=SIZE, count: int = 8) -> nn.Module:
