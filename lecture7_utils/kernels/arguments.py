@@ -74,7 +74,8 @@ def require_int(value: object, name: str, low: int | None = None, high: int | No
 
 def as_int(value: object, name: str, expected: str) -> int:
     """`value` as an int, or `TypeError` saying that `expected` was; bools are refused."""
-    refused = isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool)
+    # numpy's bools have __index__ too before numpy 2.3
+    refused = isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
     try:
         # arrays and tensors have __index__ too: it raises for all but one integer, which may hide in [[3]]
         if not refused and getattr(value, "ndim", 0) == 0:

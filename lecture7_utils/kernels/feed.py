@@ -47,6 +47,13 @@ def is_stream(dataset: object) -> bool:
     )
 
 
+def names_of(dataset: object) -> Sequence | None:
+    """The names that a data set gives its images, in `.names`; None if it gives none."""
+    # the `.names` that a tensor has in older torch (2.11) are those of its axes
+    names = None if isinstance(dataset, Tensor) else getattr(dataset, "names", None)
+    return names if isinstance(names, Sequence) and not isinstance(names, str) else None
+
+
 class Reader(Dataset):
     """Items of a data set, by lists of their numbers, as tensors [3, H, W] or with the reason why not.
 
@@ -75,8 +82,8 @@ class Reader(Dataset):
         return self.made(number, item)
 
     def _name_of(self, number: int) -> str:
-        names = getattr(self._dataset, "names", None)
-        return str(names[number]) if isinstance(names, Sequence) and not isinstance(names, str) else ""
+        names = names_of(self._dataset)
+        return "" if names is None else str(names[number])
 
     def made(self, number: int, item: object) -> _Read:
         """An item that the data set gave: the picture itself, something with it in `.image`, or a tuple with

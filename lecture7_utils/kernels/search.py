@@ -21,7 +21,15 @@ from lecture7_utils.kernels.arguments import (
     require_number,
 )
 from lecture7_utils.kernels.dense import ROOM, ROOM_ELSEWHERE
-from lecture7_utils.kernels.feed import Batch, Reader, batches, first_image, is_stream, stream_batches
+from lecture7_utils.kernels.feed import (
+    Batch,
+    Reader,
+    batches,
+    first_image,
+    is_stream,
+    names_of,
+    stream_batches,
+)
 from lecture7_utils.kernels.layers import activations, evaluation, find_layer, reading
 from lecture7_utils.kernels.ranking import (
     NO_IMAGE,
@@ -143,7 +151,7 @@ def top_activations(
             channels=tuple(chosen.values()),
             grids=tuple(tuple(fields[name].shape[1:3]) for name in layers),
             data=type(dataset).__name__ if data is None else data,
-            content=_content(names if names is not None else getattr(dataset, "names", None)),
+            content=_content(names if names is not None else names_of(dataset)),
             size=size,
             image_size=shape,
             k=k,

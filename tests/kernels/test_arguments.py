@@ -1,6 +1,7 @@
 """The shared validators: what they take, and that each refusal names argument, expectation and what came."""
 
 import math
+import operator
 from fractions import Fraction
 
 import numpy as np
@@ -71,6 +72,18 @@ def test_describe_is_one_short_line(value):
 @given(st.one_of(NO_NUMBERS, st.just(nn.Linear), st.just(torch.relu)))
 def test_model_refused(value):
     refuses("model", require_model, value, says="torch.nn.Module")
+
+
+def test_a_bool_that_acts_as_an_int_is_refused():
+    """numpy's bools do before numpy 2.3."""
+
+    class Old(np.ndarray):
+        def __index__(self):
+            return 1
+
+    value = np.array(True).view(Old)
+    assert operator.index(value) == 1
+    refuses("stride", require_int, value, "stride")
 
 
 @given(NO_NUMBERS)

@@ -263,11 +263,18 @@ class Stream(IterableDataset):
         return iter(self.images)
 
 
+class NamedAxes(Tensor):
+    """A tensor as torch 2.11 has them: `.names` are the names of its axes, none as a rule."""
+
+    names = property(lambda self: (None,) * self.ndim)
+
+
 def test_every_kind_of_data_set_gives_the_same():
     net, images = random_net(6), random_images(6, 17)
     want = top_activations(net, "left", Images(images), 3, batch_size=5)
     labelled = TensorDataset(images, torch.zeros(17))
-    for data in (images, list(images), labelled, torch.utils.data.Subset(labelled, range(17))):
+    old = images.as_subclass(NamedAxes)
+    for data in (images, old, list(images), labelled, torch.utils.data.Subset(labelled, range(17))):
         same(top_activations(net, "left", data, 3, batch_size=5, data="Images"), want)
     for stream in (Stream(images), iter(images), (image for image in images)):
         got = top_activations(net, "left", stream, 3, batch_size=5)
