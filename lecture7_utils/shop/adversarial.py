@@ -59,7 +59,7 @@ class AdversarialRecipe:
     upsampling: str = "transposed"
     widths: tuple[int, ...] = (160, 96, 48, 32)
     critic: tuple[int, ...] = (32, 64, 96, 160)
-    steps: int = 9000
+    steps: int = 15_000
     batch_size: int = 32
     learning_rate: float = 7e-4
     betas: tuple[float, float] = (0.5, 0.99)
@@ -185,7 +185,11 @@ class Critic(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         h = self.body(images * 2 - 1)
-        h = F.leaky_relu(self.last(torch.cat([h, _spread(h)], 1)), 0.2).float().mean((2, 3))
+        h = (
+            F.leaky_relu(self.last(torch.cat([h, _spread(h)], 1)), 0.2)
+            .to(self.score.weight.dtype)
+            .mean((2, 3))
+        )
         with torch.autocast(h.device.type, enabled=False):
             asked = self.species.weight.T[labels]
             return self.score(h)[:, 0] + (asked * h).sum(1)
