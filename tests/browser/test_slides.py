@@ -104,6 +104,25 @@ def test_a_deck_is_whole_without_a_network(decks, name):
     assert total > 10
 
 
+def test_the_speakers_window_shows_the_notes_and_asks_for_nothing(decks):
+    path = next(iter(decks.values()))
+    asked = []
+    with browser_page(SIZE) as page:
+        page.unroute_all()
+        page.context.route("**/*", lambda route: (asked.append(route.request.url), route.continue_()))
+        page.goto(path.as_uri())
+        page.wait_for_selector("body[data-ready]", timeout=60_000, state="attached")
+        page.keyboard.press("ArrowRight")
+        with page.expect_popup() as opened:
+            page.keyboard.press("s")
+        notes = opened.value.locator(".speaker-controls-notes .value")
+        notes.get_by_text("minutes").wait_for(timeout=20_000)
+        assert "minutes" in notes.inner_text()
+    assert [
+        url for url in asked if not url.startswith((path.parent.as_uri(), "data:", "blob:", "about:"))
+    ] == []
+
+
 def without_alt(page: str) -> str:
     head, _, tail = page.partition('<img alt="')
     return head + '<img alt="' + tail[tail.index('"') :]

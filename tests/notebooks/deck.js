@@ -92,15 +92,17 @@ function halved(section) {
 
 function spread(section) {
   if (fits(section, COMFORT)) return;
-  const stay = cut(section);
-  if (!stay) {
-    if (halved(section)) spread(section);
-    else fits(section, HARDSHIP);
-    return;
+  let stay = cut(section);
+  if (!stay && halved(section)) return spread(section);
+  const blocks = [...page(section).children];
+  stay ||= 1; // too much for a page by itself
+  if (stay < blocks.length) {
+    const after = rest(section, blocks.slice(stay));
+    fits(section, HARDSHIP);
+    spread(after);
+  } else {
+    fits(section, HARDSHIP);
   }
-  const after = rest(section, [...page(section).children].slice(stay));
-  fits(section, COMFORT);
-  spread(after);
 }
 
 async function start() {

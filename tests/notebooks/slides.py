@@ -51,6 +51,7 @@ TO_THE_TOP = re.compile(r"\[↑ Back to the top\]\([^)]*\)(?: · )?")
 DETAILS = re.compile(r"<details>\s*<summary>(.*?)</summary>(.*?)</details>", re.S)
 PICTURES = {"image/png": "png", "image/jpeg": "jpeg"}
 WIDTH = 1160  # pixels of a slide's 1280 that text may take
+LINES = 28  # of code that a slide holds at most
 CODE_COUNTS = ("from scratch", "with the package")  # headings
 LETTER = 0.602  # width of a letter of DejaVu Sans Mono at size 1
 
@@ -230,9 +231,24 @@ def _code_blocks(cell: nbformat.NotebookNode, following: str, code_counts: bool)
     if not code_counts and any(output.startswith("<img") for output in outputs):
         return outputs
     source = re.sub(r"^\s*#\s*NBVAL_\w+\s*\n", "", cell.source, flags=re.M).strip()
-    coloured = Highlight2HTML(pygments_lexer="python")(source)
+    return [*map(_source, _pieces(source)), *outputs]
+
+
+def _pieces(source: str) -> list[str]:
+    """Long code in pieces that fit a slide, cut at an empty line before one that is not indented."""
+    pieces = [""]
+    for part in re.split(r"\n\n+(?=[^\s)\]}])", source):
+        if pieces[-1] and pieces[-1].count("\n") + part.count("\n") + 4 > LINES:
+            pieces.append(part)
+        else:
+            pieces[-1] += ("\n\n" if pieces[-1] else "") + part
+    return pieces if source.count("\n") >= LINES else [source]
+
+
+def _source(code: str) -> str:
+    coloured = Highlight2HTML(pygments_lexer="python")(code)
     inside = re.search(r"<pre[^>]*>(.*?)</pre>", coloured, re.S)[1].strip("\n")
-    return [_pre(inside, source, "source"), *outputs]
+    return _pre(inside, code, "source")
 
 
 def _pre(inside: str, text: str, kind: str) -> str:

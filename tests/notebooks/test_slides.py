@@ -100,6 +100,16 @@ def test_the_mark_of_compared_cells_and_the_answers_are_not_on_the_slide():
     assert "Long." in notes[0]
 
 
+def test_long_code_is_cut_between_its_functions():
+    functions = [f"def run_{k}(x):\n" + "    x = x + 1\n" * 8 + "\n    return x" for k in range(5)]
+    shown, _ = pieces(cell("\n\n\n".join(functions), "slide", prints("done")))
+    parts = re.findall(r'<pre class="source".*?</pre>', shown[0][0], re.S)
+    assert [part.count("return") for part in parts] == [2, 2, 1]
+    assert all(part.count("\n") < slides.LINES for part in parts)
+    shown, _ = pieces(cell(functions[0] + "\n\n\nrun_0(1)", "slide"))
+    assert shown[0][0].count("<pre") == 1
+
+
 def test_links_lead_to_decks_and_formulas_are_kept_as_written():
     shown, _ = pieces(
         cell(
