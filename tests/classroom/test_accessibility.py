@@ -1,6 +1,7 @@
 """Colours that everyone can read: colour maps from one list, text that stands out from what is behind it."""
 
 import ast
+import inspect
 import itertools
 import re
 from types import SimpleNamespace
@@ -288,3 +289,23 @@ def test_no_message_relies_on_colour_alone():
     with pytest.raises(ValueError, match="no such place"):
         slider.value = 3
     assert "ValueError: no such place" in explorer.problem.value
+
+
+def test_every_explorer_has_a_reset_button_and_named_controls():
+    """Each is an `Explorer`, whose controls a keyboard reaches and whose button puts all of them back."""
+    from lecture7_utils.classroom import widgets as explorers
+
+    makers = [getattr(explorers, name) for name in explorers.__all__ if name.startswith("explore_")]
+    assert len(makers) >= 8
+    for maker in makers:
+        assert inspect.signature(maker).return_annotation is explorers.Explorer, maker.__name__
+        assert '"reset"' in maker.__doc__
+    import ipywidgets as widgets
+
+    slider = widgets.IntSlider(value=2, description="row")
+    explorer = explorers.Explorer({"row": slider}, lambda: (b"", str(slider.value)))
+    slider.value = 7
+    assert explorer.controls["reset"].description == "Reset"
+    explorer.controls["reset"].click()
+    assert slider.value == 2
+    assert explorer.readout.value == "2"
