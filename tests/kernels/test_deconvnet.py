@@ -203,6 +203,10 @@ IMAGES = random_images(7, 3, (12, 12))
 # ---- what is right
 
 
+def setup_function():
+    torch.manual_seed(0)  # by chance a unit may be off, and then there is nothing to compare
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("start", ["activation", "one"])
 @pytest.mark.parametrize("seed", range(2))
@@ -628,7 +632,7 @@ def test_torchvision_networks_are_taken(name):
 # ---- arguments
 
 NET = small_petnet(0)
-X = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+X = torch.rand(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 BOTH = [(deconvnet, NET), (explicit_deconvnet, chained(NET))]
 
 
