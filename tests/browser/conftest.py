@@ -19,3 +19,4 @@ def lab(tmp_path_factory):
 def page(lab):
     with browser_page() as page:
         yield page
+    lab.end_kernels()
