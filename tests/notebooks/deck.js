@@ -27,12 +27,14 @@ function fits(section, steps) {
   return false;
 }
 
-/* Sheets of many small pictures are nothing when they are small: these give way less. */
+/* Sheets of many small pictures are nothing when they are small: these give way less, and what is said of
+   a tall one stands beside it. */
 function floor(image) {
   const ratio = image.naturalWidth / image.naturalHeight;
-  if (image.src.startsWith("data:image/jpeg") && ratio < 1.7) {
-    image.style.setProperty("--floor", ratio < 1.3 ? "520px" : "440px");
-  }
+  if (!image.src.startsWith("data:image/jpeg") || ratio >= 1.7) return;
+  image.style.setProperty("--floor", ratio < 1.3 ? "520px" : "440px");
+  const said = image.closest(".block").nextElementSibling?.firstElementChild?.tagName;
+  if (ratio < 1.3 && (said === "P" || said === "UL")) image.classList.add("beside");
 }
 
 /* A heading, or a line all in bold: it stays with what follows. */
