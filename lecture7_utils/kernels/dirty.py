@@ -26,7 +26,7 @@ from lecture7_utils.kernels.tracing import Step, Trace, Untraceable, trace
 
 WORTH = 0.97  # of the multiplications: above, nothing is saved
 # values in the largest step of a batch: on a CPU what its caches like, elsewhere few large batches
-ROOM, ROOM_ELSEWHERE = 2**21, 2**26
+ROOM, ROOM_ELSEWHERE = 2**22, 2**26
 LARGEST_BATCH, LARGEST_BATCH_ELSEWHERE = 64, 1024
 TABLES = 2**30  # bytes, of all maps that patches are put into
 TAIL = 2**22  # values that are collected before the last layers run

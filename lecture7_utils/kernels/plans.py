@@ -17,7 +17,7 @@ from lecture7_utils.kernels.tracing import Step
 
 CLASSES = 3  # on each axis; one costs 15 to 25 % more multiplications, six save next to nothing
 # a patch that covers this much of its map is made the whole map: nothing to be put together any more
-ENOUGH = 0.85
+ENOUGH = 0.8
 
 Interval = tuple[int, int]
 

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 
 def network(name: str) -> nn.Module:
-    """A network by name, in eval mode on the CPU: "efficientnet_lite0" with its weights, others random."""
-    if name == "efficientnet_lite0":
+    """A network by name, in eval mode on the CPU: the embedded ones with their weights, others random."""
+    if name in ("efficientnet_lite0", "petnet", "petnet_gap"):
         from lecture7_utils import load_model
 
         return load_model(name, device="cpu")
