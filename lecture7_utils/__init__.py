@@ -113,6 +113,7 @@ _HOME = {
     "plot_traces": "classroom.traces",
     "trace_picture": "classroom.traces",
     "plot_matrices": "classroom.matrices",
+    "plot_growth": "classroom.growth",
     # explorers
     "explore_predictions": "classroom.widgets",
     "explore_saliency": "classroom.widgets",
