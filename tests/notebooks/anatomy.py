@@ -21,7 +21,8 @@ The conventions, beyond valid nbformat 4.5 and the kernel `python3`:
   one says "skip if late".
 - The lessons 1 to 8: in a section (## …), the headings The idea, From scratch, With the package (code that
   asserts), Look, Where it misleads come in this order, and each of them occurs.
-- A heading Recap with at least two `<details>` and a web link after it.
+- A heading Recap with at least two `<details>` and a web link after it. The last cell leads back to the top,
+  to the title, which JupyterLab finds only if the title is in ASCII: `# 3. Class activation maps`.
 - Links resolve: to files, and to headings.
 """
 
@@ -318,6 +319,17 @@ def recap(_path: Path, notebook) -> Iterator[Problem]:
         yield None, "no references with links after the recap"
 
 
+def top(_path: Path, notebook) -> Iterator[Problem]:
+    heading = HEADING.search(notebook.cells[0].source) if notebook.cells else None
+    if heading is None:
+        return
+    anchor = heading[2].replace(" ", "-")
+    if not anchor.isascii():
+        yield 0, f"the title is not in ASCII, so that JupyterLab follows no link to it: {heading[2]}"
+    if f"Back to the top](#{anchor})" not in notebook.cells[-1].source:
+        yield len(notebook.cells) - 1, f'the last cell has no link "[Back to the top](#{anchor})"'
+
+
 def linked(path: Path, notebook) -> Iterator[Problem]:
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
@@ -331,7 +343,7 @@ def linked(path: Path, notebook) -> Iterator[Problem]:
 
 CHECKS: tuple[Check, ...] = (
     valid, title, setup, executed, outputs, machine, checked, figures, exercises, needs_hidden, slides,
-    sections, recap, linked,
+    sections, recap, top, linked,
 )  # fmt: skip
 
 

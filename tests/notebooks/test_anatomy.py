@@ -77,7 +77,8 @@ def good():
     cells.append(
         markdown(
             "## Recap\n\nA line.\n\n<details>One.</details>\n\n<details>Two.</details>\n\n"
-            "[Zeiler and Fergus 2014](https://arxiv.org/abs/1311.2901), section 4.2"
+            "[Zeiler and Fergus 2014](https://arxiv.org/abs/1311.2901), section 4.2\n\n"
+            "[↑ Back to the top](#2.-Occlusion-sensitivity)"
         )
     )
     for count, cell in enumerate((c for c in cells if c.cell_type == "code"), 1):
@@ -211,6 +212,8 @@ DEFECTS = {
     "asserts that it agrees": replace("# NBVAL_CHECK_OUTPUT\nassert", "assert ", ""),
     "no heading Recap": replace("## Recap", "Recap", "End"),
     "fewer than two questions": replace("## Recap", "<details>Two.</details>", ""),
+    "not in ASCII": replace("# 2.", "# 2.", "# 2 ·"),
+    'no link "[Back to the top](#2.-Occlusion-sensitivity)': replace("## Recap", "Back to the top", "Top"),
     "no references": replace("## Recap", "https", "http"),
     "a file that is not there": replace("### The idea", "#Recap", "../README.md"),
     "a heading that is not there": replace("### The idea", "#Recap", "#The-end"),
