@@ -72,7 +72,7 @@ def walk(path: Path, pictures: Path | None = None) -> tuple[list[str], int]:
         page.on("pageerror", lambda error: found.append(str(error)))
         page.on("requestfailed", lambda request: found.append(f"not loaded: {request.url[:200]}"))
         page.goto(path.as_uri())
-        page.wait_for_selector("body[data-ready]", timeout=60_000, state="attached")
+        page.wait_for_selector("body[data-ready]", timeout=120_000, state="attached")
         total = page.evaluate("Reveal.getTotalSlides()")
         seen = set()
         for _ in range(3 * total):
@@ -111,7 +111,7 @@ def test_the_speakers_window_shows_the_notes_and_asks_for_nothing(decks):
         page.unroute_all()
         page.context.route("**/*", lambda route: (asked.append(route.request.url), route.continue_()))
         page.goto(path.as_uri())
-        page.wait_for_selector("body[data-ready]", timeout=60_000, state="attached")
+        page.wait_for_selector("body[data-ready]", timeout=120_000, state="attached")
         page.keyboard.press("ArrowRight")
         with page.expect_popup() as opened:
             page.keyboard.press("s")
