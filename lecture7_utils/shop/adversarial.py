@@ -27,7 +27,7 @@ from lecture7_utils.shop.arguments import flag, whole
 from lecture7_utils.shop.decoders import Generator, latents
 from lecture7_utils.shop.petnet import PetNet
 from lecture7_utils.shop.scenes import SPECIES, Scenes
-from lecture7_utils.shop.training import list_checksum
+from lecture7_utils.shop.training import TEST_SEED, list_checksum
 
 _DRAWN = 512  # scenes drawn at a time
 _CLOSE = 0.85  # the longer side of an animal over the side of its portrait
@@ -481,7 +481,7 @@ def write_generator(net: Generator, path: Path) -> str:
 
 
 @torch.no_grad()
-def recognised(generator: Generator, judge: PetNet, count: int = 500, seed: int = 1001) -> Tensor:
+def recognised(generator: Generator, judge: PetNet, count: int = 500, seed: int = TEST_SEED) -> Tensor:
     """Whether `judge` names the species asked for, bool [count]; species i % classes is asked for.
 
     The pictures are enlarged to the judge's size by taking the nearest pixel: smoothing them takes away
@@ -492,7 +492,7 @@ def recognised(generator: Generator, judge: PetNet, count: int = 500, seed: int 
 
 
 @torch.no_grad()
-def samples(generator: Generator, count: int, seed: int = 1001) -> tuple[Tensor, Tensor]:
+def samples(generator: Generator, count: int, seed: int = TEST_SEED) -> tuple[Tensor, Tensor]:
     """Pictures [count, 3, S, S] of vectors drawn from the seed, and the species asked for, i % classes."""
     z, labels = generator.latents(count, seed), torch.arange(count) % len(generator.categories)
     parts = zip(z.split(100), labels.split(100), strict=True)
@@ -507,8 +507,51 @@ def _named(judge: PetNet, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def distances(images: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
-    """How far each picture is from each other of its species, root mean square over pixels, [N, M]; infinity
-    between species. images, others: float [N, 3, S, S] and [M, 3, S, S] in 0 to 1."""
-    found = torch.cdist(images.flatten(1), others.flatten(1)) / images[0].numel() ** 0.5
-    return found.masked_fill(labels[:, None] != other_labels[None], torch.inf)
+def variety(generator: Generator, judge: PetNet, train: tuple[Tensor, Tensor], count: int = 500) -> dict:
+    """How far `count` samples are from each other and from the training portraits, beside what the same
+    measure says of as many unseen portraits; always within a species.
+
+    train: portraits uint8 [M, 3, S, S] and their species. Two distances: "pixels", the root mean square
+    difference of the values (0 to 1), and "features", the Euclidean distance of the means over places of
+    `judge`'s last feature maps.
+    Returns for each distance and for "samples" and "unseen portraits" {"each other", "nearest other",
+    "nearest training"}: medians over the pictures of the mean and the least distance to another one, and of
+    the least distance to a training portrait.
+    """
+    kinds = {
+        "samples": samples(generator, count),
+        "unseen portraits": _floats(portraits(count, seed=TEST_SEED, size=generator.size)),
+    }
+    train = _floats(train)
+    found: dict = {"pixels": {}, "features": {}}
+    for distance, describe in (
+        ("pixels", lambda x: x.flatten(1) / x[0].numel() ** 0.5),
+        ("features", lambda x: _features(judge, x)),
+    ):
+        known = describe(train[0])
+        for kind, (images, labels) in kinds.items():
+            points = describe(images)
+            found[distance][kind] = _medians(points, labels, known, train[1])
+    return found
+
+
+def _floats(drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return drawn[0].float() / 255, drawn[1]
+
+
+def _features(judge: PetNet, images: Tensor) -> Tensor:
+    parts = [F.interpolate(some, (judge.size, judge.size)) for some in images.split(100)]
+    return torch.cat([judge.features(part).mean((2, 3)) for part in parts])
+
+
+def _medians(points: Tensor, labels: Tensor, known: Tensor, known_labels: Tensor) -> dict[str, float]:
+    """Medians over the points [N, D] of distances within the label, to each other and to those known."""
+    other = torch.cdist(points, points)
+    other.fill_diagonal_(torch.nan)
+    other[labels[:, None] != labels] = torch.nan
+    training = torch.cdist(points, known).masked_fill(labels[:, None] != known_labels, torch.inf)
+    return {
+        "each other": float(other.nanmean(1).nanmedian()),
+        "nearest other": float(other.nan_to_num(torch.inf).amin(1).median()),
+        "nearest training": float(training.amin(1).median()),
+    }

@@ -160,6 +160,20 @@ class Generator(nn.Module):
             found.append((type(layer).__name__, tuple(x.shape[1:])))
         return found
 
+    def multiply_adds(self) -> int:
+        """Multiplications with an addition for one picture, those by the zeros outside counted."""
+        side, total = 4, 0
+        for layer in self.blocks:
+            if isinstance(layer, nn.Linear):
+                total += layer.weight.numel()
+            elif isinstance(layer, nn.ConvTranspose2d):
+                total += layer.weight.numel() * side**2  # each input pixel lays down its filters
+                side *= 2
+            elif isinstance(layer, nn.Conv2d):
+                side *= 2
+                total += layer.weight.numel() * side**2
+        return total
+
     def settings(self) -> dict:
         """The arguments, without the seed, that make a generator of the same form."""
         return {

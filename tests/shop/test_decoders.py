@@ -104,6 +104,15 @@ def test_shapes_step_by_step(size, upsampling):
     assert again.shapes() == found
 
 
+@pytest.mark.parametrize(("upsampling", "kernel"), FORMS)
+def test_multiply_adds(upsampling, kernel):
+    net = small(upsampling=upsampling, kernel=kernel)
+    # 4 × 4 → 8 × 8 → 16 × 16: a transposed convolution works at the side before, the other at the side after
+    first, second = (16, 64) if upsampling == "transposed" else (64, 256)
+    expected = (5 + 8) * 6 * 16 + kernel**2 * (6 * 4 * first + 4 * 3 * second)
+    assert net.multiply_adds() == expected
+
+
 def test_weights_come_from_the_seed():
     with unchanged():
         a, b, c = Generator(4, size=32), Generator(4, size=32), Generator(5, size=32)
