@@ -96,7 +96,7 @@ def test_every_control_moves_from_end_to_end(net):
         explorer = explore_trace(net, PHOTOS)
         seen = drive_all(explorer)
     assert isinstance(explorer, Explorer)
-    names = {"photo", "layer", "channel", "row", "column", "rule", "view", "largest", "reset"}
+    names = {"photo", "layer", "channel", "row", "column", "rule", "view", "next", "reset"}
     assert set(seen) == names
     for control in ("photo", "layer", "channel", "row", "column"):
         pictures, readouts = _changes(seen[control])
@@ -132,11 +132,27 @@ def test_photo_layer_and_channel_go_to_the_largest_activation(net):
     assert where(explorer) == largest(net, 2, "4", 3)
     setting(explorer, row=1, column=11)
     assert where(explorer) == (1, 11)
+
+
+def test_the_button_goes_through_the_activations_above_0_in_the_order_of_their_size(net):
+    explorer = explore_trace(net, PHOTOS)
+    setting(explorer, layer="4", channel=3)
+    map = activations(net, net.preprocess(PHOTOS[0]), "4")[0, 3]
+    places = [(-map[i, j].item(), i, j) for i, j in np.ndindex(*map.shape) if map[i, j] > 0]
+    order = [(i, j) for _, i, j in sorted(places)]
+    assert 3 < len(order) < map.numel()
     drawn = []
     explorer.picture.observe(drawn.append, "value")
-    explorer.controls["largest"].click()
-    assert where(explorer) == largest(net, 2, "4", 3)
-    assert len(drawn) == 1
+    met = []
+    for _ in range(len(order) + 1):
+        met.append(where(explorer))
+        explorer.controls["next"].click()
+    assert met == [*order, order[0]]
+    assert len(drawn) == len(order) + 1
+    off = (map == 0).nonzero()[-1].tolist()
+    setting(explorer, row=off[0], column=off[1])
+    explorer.controls["next"].click()
+    assert where(explorer) == order[0]
 
 
 def test_sliders_end_where_the_layer_does(net):
@@ -153,7 +169,7 @@ def test_sliders_end_where_the_layer_does(net):
 
 def test_reset_puts_everything_back_with_one_redraw(net):
     explorer = explore_trace(net, PHOTOS)
-    controls = {n: c for n, c in explorer.controls.items() if n not in ("reset", "largest")}
+    controls = {n: c for n, c in explorer.controls.items() if n not in ("reset", "next")}
     first, view = {n: c.value for n, c in controls.items()}, (explorer.picture.value, explorer.readout.value)
     for control in controls.values():
         control.value = ends_and_between(control)[-1]

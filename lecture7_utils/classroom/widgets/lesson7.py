@@ -38,11 +38,11 @@ def explore_trace(
     layers: names of layers that give maps [N, C, h, w]; None for all ReLUs and max poolings. It begins with
     the last one and its strongest channel.
     Choose photo, layer and channel: the channel's largest activation is kept; row and column, or the button
-    "Largest", choose another one. At the left the photo with the receptive field, in the middle the
+    "Next largest", choose another one. At the left the photo with the receptive field, in the middle the
     channel's map with the activation framed, at the right its trace by the rule for ReLU that is chosen:
     grey is 0. The last two pictures of a field are enlarged on request. A redraw is one forward and one
     backward pass.
-    controls: "photo", "layer", "channel", "row", "column", "rule", "view", "largest", "reset". Returns the
+    controls: "photo", "layer", "channel", "row", "column", "rule", "view", "next", "reset". Returns the
     root widget.
     Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
@@ -94,7 +94,7 @@ def explore_trace(
             description="shown",
             style=WIDE,
         ),
-        "largest": widgets.Button(description="Largest", icon="bullseye", layout={"width": "150px"}),
+        "next": widgets.Button(description="Next largest", icon="forward", layout={"width": "150px"}),
     }
     for control in controls.values():
         if not isinstance(control, widgets.Button):
@@ -135,11 +135,13 @@ def explore_trace(
 
     explorer = Explorer(controls, draw, follow=follow)
 
-    def press() -> None:
+    def to_the_next() -> None:
+        here = maps(controls["photo"].value, controls["layer"].value)[controls["channel"].value]
+        row, column = _next(here, controls["row"].value, controls["column"].value)
         with explorer._hold():
-            to_the_largest()
+            controls["row"].value, controls["column"].value = row, column
 
-    explorer.on_press("largest", press)
+    explorer.on_press("next", to_the_next)
     return explorer
 
 
@@ -177,6 +179,16 @@ def _fields(net: Classifier, layers: Sequence[str], size: tuple[int, int]) -> di
 
 def _largest(map: Tensor) -> tuple[int, int]:
     place = int(map.argmax())
+    return place // map.shape[1], place % map.shape[1]
+
+
+def _next(map: Tensor, row: int, column: int) -> tuple[int, int]:
+    """The place whose activation comes next in size; after the last one above 0 the largest again."""
+    order = map.flatten().argsort(descending=True, stable=True)
+    behind = int((order == row * map.shape[1] + column).nonzero()) + 1
+    if behind == len(order) or map.flatten()[order[behind]] <= 0:
+        behind = 0
+    place = int(order[behind])
     return place // map.shape[1], place % map.shape[1]
 
 
