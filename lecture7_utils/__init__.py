@@ -96,6 +96,8 @@ _HOME = {
     "latents": "shop.decoders",
     "walk": "shop.decoders",
     "grid_share": "shop.decoders",
+    "train_generator": "shop.adversarial",
+    "portraits": "shop.adversarial",
     # lesson 9
     "managers_report": "classroom.report",
     # figures

@@ -37,7 +37,7 @@ from lecture7_utils.shop.petnet import (
 from lecture7_utils.shop.scenes import Scenes
 
 TEST_SEED, CHOICE_SEED, HEAD_SEED = 1001, 1002, 1003  # worlds of scenes that no training draws from
-GENERATORS = ("generator", "generator_resize")  # made in shop/adversarial.py
+GENERATORS = ("generator", "generator_resize")  # their recipes are in shop/adversarial.py
 _BLOCK = 512  # scenes drawn at a time
 
 

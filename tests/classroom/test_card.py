@@ -8,6 +8,8 @@ import torch
 
 from lecture7_utils.classroom import card as module
 from lecture7_utils.classroom.card import card, localisation, main
+from lecture7_utils.shop.adversarial import write_generator
+from lecture7_utils.shop.decoders import GENERATORS, Generator
 from lecture7_utils.shop.petnet import NAMES, WEIGHTS, PetNet, checksum, load_petnet
 from lecture7_utils.shop.scenes import Scenes
 from lecture7_utils.shop.training import CHOICE_SEED, TEST_SEED, accuracy, write_weights
@@ -67,22 +69,25 @@ def test_the_card_says_what_was_measured(tmp_path, monkeypatch, capsys):
     for seed, name in enumerate(NAMES):
         write_weights(PetNet(blocks=((2,), (3,)), seed=seed, average=name == "petnet_gap"),
                       tmp_path / f"{name}.safetensors")  # fmt: skip
+    for name in GENERATORS:
+        write_generator(Generator(7, latent=6, widths=(4, 4, 4, 4)), tmp_path / f"{name}.safetensors")
     monkeypatch.setattr(
         module, "localisation", lambda net, count: {"threshold": 0.2, "on other scenes": 0.5, "x": 0.25}
     )
-    assert main(["--folder", str(tmp_path), "--scenes", "16", "--boxes", "7"]) == 0
+    few = ["--scenes", "16", "--boxes", "7", "--samples", "16", "--known", "24"]
+    assert main(["--folder", str(tmp_path), *few]) == 0
     assert "CARD.md written" in capsys.readouterr().out
     text = (tmp_path / "CARD.md").read_text(encoding="utf-8")
-    assert text == card(tmp_path, count=16, boxes=7, progress=False)
+    assert text == card(tmp_path, count=16, boxes=7, samples=16, known=24, progress=False)
     assert "| x | 25.0% |" in text
-    for name in NAMES:
+    for name in (*NAMES, *GENERATORS):
         data = (tmp_path / f"{name}.safetensors").read_bytes()
         assert hashlib.sha256(data).hexdigest() in text
     net = module.read_weights(tmp_path / "petnet_shortcut.safetensors")
     followed = accuracy(net, Scenes(16, seed=TEST_SEED, animals=(1, 3), tag_follows_species=1.0))
     assert re.search(rf"\| petnet_shortcut \| {followed:.1%} \|", text)
     (tmp_path / "CARD.md").unlink()
-    assert main(["--folder", str(tmp_path), "--scenes", "16", "--boxes", "7", "--print"]) == 0
+    assert main(["--folder", str(tmp_path), *few, "--print"]) == 0
     assert capsys.readouterr().out.strip() == text.strip()
     assert not (tmp_path / "CARD.md").exists()
 
@@ -90,7 +95,7 @@ def test_the_card_says_what_was_measured(tmp_path, monkeypatch, capsys):
 def test_the_committed_card_belongs_to_the_files():
     text = (WEIGHTS / "CARD.md").read_text(encoding="utf-8")
     total = 0
-    for name in NAMES:
+    for name in (*NAMES, *GENERATORS):
         data = (WEIGHTS / f"{name}.safetensors").read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         assert checksum(name) == digest

@@ -14,10 +14,12 @@ from lecture7_utils.shop.adversarial import (
     AdversarialRecipe,
     Critic,
     portraits,
+    recognised,
     train_generator,
     write_generator,
 )
-from lecture7_utils.shop.decoders import Generator, read_generator
+from lecture7_utils.shop.decoders import Generator, load_generator, read_generator
+from lecture7_utils.shop.petnet import load_petnet
 from lecture7_utils.shop.scenes import Scenes
 from lecture7_utils.shop.training import main
 from tests.guards import refuses, unchanged
@@ -249,6 +251,97 @@ def test_the_command_line_trains_resumes_and_writes(tmp_path, monkeypatch, capsy
         with pytest.raises(KeyboardInterrupt):
             write_generator(Generator(size=16), tmp_path / "generator.safetensors")
     assert (tmp_path / "generator.safetensors").read_bytes() == before
+
+
+# ---------------------------------------------------------------- how good its pictures are
+
+
+class _Judge(nn.Module):
+    """Names the species whose number is written in the first pixel; its features are the picture itself."""
+
+    size = 32
+
+    def features(self, images):
+        return images
+
+    def forward(self, images):
+        return F.one_hot((images[:, 0, 0, 0] * 10).round().long(), 8).float()
+
+
+def test_recognised_compares_with_the_species_asked_for():
+    net = Generator(2, size=16, latent=6, widths=(8, 6))
+    wrong = torch.tensor([0, 3, 11])
+
+    def pictures(z, labels):
+        images = torch.full((len(z), 3, 16, 16), 0.5)
+        images[:, 0, 0, 0] = labels / 10
+        images[wrong[wrong < len(z)], 0, 0, 0] = 0.7
+        return images
+
+    net.forward = pictures
+    found = recognised(net, _Judge(), 12)
+    expected = torch.ones(12, dtype=torch.bool)
+    expected[wrong] = False
+    assert torch.equal(found, expected)
+
+
+def test_distances_are_medians_within_the_species():
+    dice = torch.Generator().manual_seed(6)
+    points, known = torch.rand(9, 5, generator=dice), torch.rand(20, 5, generator=dice)
+    labels, known_labels = torch.arange(9) % 3, torch.arange(20) % 3
+    mean, near, train = [], [], []
+    for i in range(9):
+        others = [float((points[i] - points[j]).norm()) for j in range(9) if j != i and (i - j) % 3 == 0]
+        mean.append(sum(others) / len(others))
+        near.append(min(others))
+        train.append(min(float((points[i] - known[j]).norm()) for j in range(20) if (i - j) % 3 == 0))
+    found = adversarial._medians(points, labels, known, known_labels)
+    for name, values in (("each other", mean), ("nearest other", near), ("nearest training", train)):
+        assert found[name] == pytest.approx(sorted(values)[4], rel=1e-4)
+
+
+def test_variety_sees_copies_and_collapse(data):
+    net = Generator(2, size=16, latent=6, widths=(8, 6))
+    unseen, _ = portraits(24, seed=training.TEST_SEED, size=16)
+    images, labels = unseen[:8], torch.arange(8)
+    copies = images.float() / 255
+    net.forward = lambda z, asked: copies[asked]  # always the same one of a species
+    found = adversarial.variety(
+        net, _Judge(), (torch.cat([data[0], images]), torch.cat([data[1], labels])), 24
+    )
+    for distance in ("pixels", "features"):
+        copied, real = found[distance]["samples"], found[distance]["unseen portraits"]
+        assert copied["nearest training"] < 1e-3
+        assert real["nearest training"] > 0.01
+        assert copied["nearest other"] < 1e-3
+        assert real["nearest other"] > 0.01
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_generator(device="cpu")
+
+
+@pytest.mark.slow
+def test_petnet_names_the_species_asked_for(shipped):
+    """On other vectors than the card's, less what chance does to 500."""
+    named = recognised(shipped, load_petnet(), 500, seed=77)
+    assert float(named.double().mean()) >= 0.78
+    # the judge is not asked leading questions: for another species asked, its answers are others
+    images, asked = adversarial.samples(shipped, 64, seed=77)
+    assert float((adversarial.named_species(load_petnet(), images) == (asked + 1) % 8).double().mean()) < 0.1
+
+
+@pytest.mark.slow
+def test_samples_differ_from_each_other_and_from_what_was_seen(shipped):
+    recipe = GENERATOR_RECIPES["generator"]
+    train = portraits(2000, seed=recipe.seed, size=recipe.size)
+    found = adversarial.variety(shipped, load_petnet(), train, 200)
+    for distance in ("pixels", "features"):
+        made, real = found[distance]["samples"], found[distance]["unseen portraits"]
+        assert made["each other"] >= 0.7 * real["each other"]
+        assert made["nearest other"] >= 0.5 * real["nearest other"]
+        assert made["nearest training"] >= 0.7 * real["nearest training"]
 
 
 def test_the_recipes_draw_from_no_test_s_seed():
