@@ -112,6 +112,15 @@ def test_a_recipe_gives_the_same_weights_each_time(data):
     assert a.shapes() == plain.shapes()
 
 
+def test_a_longer_recipe_begins_with_the_same_steps(data):
+    """Up to two thirds of the shorter one, before its learning rate falls."""
+    _, short = train_generator(TINY, data=data, steps=9, progress=False)
+    _, long = train_generator(TINY, data=data, steps=12, progress=False)
+    assert short.critic[:7] == long.critic[:7]
+    assert short.generator[:7] == long.generator[:7]
+    assert short.critic[8] != long.critic[8]  # after the first slower step
+
+
 def test_bfloat16_is_near_and_kept_in_float32(data):
     a, _ = train_generator(TINY, data=data, progress=False, steps=2)
     b, _ = train_generator(replace(TINY, bfloat16=True), data=data, progress=False, steps=2)
