@@ -19,6 +19,7 @@ from tests.notebooks.anatomy import COURSE, ROOT, problems
 
 SOURCE = course.Source("someone/lecture7", "v1.0")
 NOWHERE = course.Source()
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 KERNEL = {"name": "python3", "display_name": "Python 3"}
 
 
@@ -35,6 +36,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 # ------------------------------------------------------------------------------------------- as committed
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebooks_are_as_make_colab_writes_them(path):
+    source, gpu = course.recorded()
+    notebook = nbformat.read(path, as_version=4)
+    dressed = nbformat.from_dict(json.loads(json.dumps(notebook)))
+    course.dress(dressed, path.name, source, path.name[:2] in gpu)
+    assert dressed == notebook, "run `make colab`"
 
 
 def test_a_gpu_is_asked_for_by_lessons_that_exist():
