@@ -56,17 +56,17 @@ def bare_gradient(value, images):
 
 
 def finite_differences(value, images, step=1e-6):
-    """Central differences [N, 3, H, W], and where both one-sided ones agree: elsewhere is a kink of a ReLU
-    or of a maximum within the step."""
-    gradient, smooth = torch.zeros_like(images), torch.zeros_like(images, dtype=torch.bool)
+    """Central differences [N, 3, H, W], and how far they may be off: half of what the one-sided ones differ
+    by. That is next to nothing but where a kink of a ReLU or of a maximum lies within the step."""
+    gradient, doubt = torch.zeros_like(images), torch.zeros_like(images)
     with torch.no_grad():
         for n, image in enumerate(images):
             steps = step * torch.eye(image.numel(), dtype=images.dtype).view(-1, *image.shape)
             up, down = value(image + steps), value(image - steps)
             middle = value(image[None])
             gradient[n] = ((up - down) / (2 * step)).view(image.shape)
-            smooth[n] = ((up + down - 2 * middle).abs() < 1e-4 * step).view(image.shape)
-    return gradient, smooth
+            doubt[n] = ((up + down - 2 * middle).abs() / (2 * step)).view(image.shape)
+    return gradient, doubt
 
 
 # --- the map itself
@@ -79,11 +79,11 @@ def test_equals_finite_differences(kind, seed, height, width, train):
     target, layer, read = TARGETS[kind]
     net = random_net(seed, (height, width), train=train)
     images = random_images(seed, 2, (height, width))
-    want, smooth = finite_differences(function_of(net, layer, read), images)
+    want, doubt = finite_differences(function_of(net, layer, read), images)
     with unchanged(net, images):
         got = saliency_map(net, images, target, reduce=None)
-    assert smooth.float().mean() > 0.97
-    torch.testing.assert_close(got[smooth], want[smooth], rtol=1e-6, atol=1e-8)
+    assert (doubt < 1e-5).float().mean() > 0.97
+    assert ((got - want).abs() <= 1e-6 * want.abs() + 1e-8 + doubt).all()
 
 
 @pytest.mark.parametrize("kind", TARGETS)
