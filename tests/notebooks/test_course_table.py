@@ -10,7 +10,7 @@ from tests.notebooks.anatomy import ROOT, code, text_of
 
 LAST = ROOT / "notebooks" / "09_the_managers_report.ipynb"
 # the lessons whose tools explain a network: each has a row, once it is there
-TOOLS = ("01", "02", "03", "04", "05", "07")
+TOOLS = ("01", "02", "03", "04", "05", "07", "08")
 
 
 def rows(path: Path) -> list[list[str]]:
