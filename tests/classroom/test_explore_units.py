@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from lecture7_utils.classroom.widgets import explore_units, lesson5
+from lecture7_utils.classroom.widgets.lesson5 import TOP
 from lecture7_utils.classroom.widgets.pieces import Explorer
 from lecture7_utils.kernels.search import top_activations
 from tests.classroom.test_widgets import _changes, drive_all, ends_and_between
@@ -74,7 +75,7 @@ def _cells(explorer) -> list[np.ndarray]:
     return [pixels[24 : 24 + lesson5.CELL, i * step : i * step + lesson5.CELL] for i in range(5)]
 
 
-@pytest.mark.parametrize("shown", [None, (0.9, 1.0), (0.4, 0.6), (0.0, 0.1)])
+@pytest.mark.parametrize("shown", [TOP, (0.9, 1.0), (0.4, 0.6), (0.0, 0.1)])
 @pytest.mark.parametrize("layer", ["stem", "left"])
 def test_it_shows_what_was_found(layer, shown, ranking):
     data = Watched()
@@ -83,7 +84,7 @@ def test_it_shows_what_was_found(layer, shown, ranking):
     channel = ranking.channels(layer)[-1]
     explorer.controls["channel"].value = channel
     explorer.controls["shown"].value = shown
-    hits = ranking.top(channel, layer) if shown is None else ranking.sample(channel, *shown, 5, layer)
+    hits = ranking.top(channel, layer) if shown == TOP else ranking.sample(channel, *shown, 5, layer)
     assert hits
     plain = re.sub("<[^>]*>", " ", explorer.readout.value)
     for hit in hits:
@@ -136,7 +137,8 @@ def test_old_pictures_are_let_go(ranking, monkeypatch):
 def test_without_a_sample_there_is_the_top_only(net):
     ranking = top_activations(net, "stem", Watched(), 7, sample=0)
     explorer = explore_units(ranking, Watched())
-    assert [value for _, value in explorer.controls["shown"].options] == [None]
+    assert [value for _, value in explorer.controls["shown"].options] == [TOP]
+    assert explorer.controls["shown"].label == "the top 7"
     assert "no sample was kept" in explorer.readout.value
     drive_all(explorer)
 

@@ -23,6 +23,7 @@ from lecture7_utils.kernels.ranking import Hit, Ranking
 CELL, GAP, ACROSS = 148, 8, 5  # pixels of a picture, between pictures; pictures in a row
 KEPT = 400  # pictures that are kept in memory
 
+TOP = "top"  # not None: that is an empty field to a dropdown
 RANDOM = {
     "random: top 10 %": (0.9, 1.0),
     "random: around the median": (0.4, 0.6),
@@ -48,14 +49,14 @@ def explore_units(ranking: Ranking, data: object, *, show: Callable | None = Non
     def channels(layer: str) -> list[tuple[str, int]]:
         return [(str(c), c) for c in ranking.channels(layer)]
 
-    choices = [(f"the top {ranking.k}", None)]
+    choices = [(f"the top {ranking.k}", TOP)]
     if len(ranking.drawn.images):
         choices += list(RANDOM.items())
     first = ranking.layers[0]
     controls = {
         "layer": widgets.Dropdown(options=list(ranking.layers), value=first, description="layer", style=WIDE),
         "channel": widgets.SelectionSlider(options=channels(first), description="channel", style=WIDE),
-        "shown": widgets.Dropdown(options=choices, value=None, description="pictures", style=WIDE),
+        "shown": widgets.Dropdown(options=choices, value=TOP, description="pictures", style=WIDE),
         "view": widgets.Dropdown(
             options=[("receptive fields", False), ("whole pictures", True)],
             value=False,
@@ -68,7 +69,7 @@ def explore_units(ranking: Ranking, data: object, *, show: Callable | None = Non
 
     def draw() -> tuple[bytes, str]:
         layer, channel, shown, whole = (controls[n].value for n in ("layer", "channel", "shown", "view"))
-        if shown is None:
+        if shown == TOP:
             hits = ranking.top(channel, layer)
         else:
             hits = ranking.sample(channel, *shown, ranking.k, layer)
