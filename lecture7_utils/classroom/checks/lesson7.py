@@ -151,8 +151,8 @@ def _stamped(signal: Tensor, weight: Tensor) -> Tensor:
 
 def _judge_way_back(call: Caller, g: torch.Generator) -> None:
     for n, channels, filters, h, w in ((2, 3, 4, 6, 8), (1, 3, 5, 8, 4), (3, 3, 3, 4, 6)):
-        # positive pictures, and filters that are positive or negative on the whole: the bias evens it out, and
-        # many windows are 0 after the ReLU with it and others without it
+        # positive pictures, and filters that are positive or negative on the whole: the bias evens it out,
+        # and many windows are 0 after the ReLU with it and others without it
         x, weight = _coarse((n, channels, h, w), g).abs(), _coarse((filters, channels, 3, 3), g)
         side = torch.arange(filters) % 2 - 0.5
         weight = weight + side[:, None, None, None]
