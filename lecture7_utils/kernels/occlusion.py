@@ -37,7 +37,7 @@ class Occlusion:
 
     scores: [M, rows, cols], the value of the target with the window at that position; M is the number of
         images, or of targets where one image was given several. In the target's units.
-    clean: [M], the value with nothing occluded.
+    clean: [M], the value with nothing occluded; NaN for images that an interrupted sweep had not begun.
     rectangles: int [rows, cols, 4], each window as (top, left, bottom, right) in pixels, bottom and right
         excluded.
     size: (height, width) of the images in pixels.
@@ -110,10 +110,13 @@ def occlusion_map(
     baseline: what stands in the window, in the units of `images`: a number, three (one per channel, as
         `Classifier.colour` gives), "mean" (of each image and channel), "blur" (the image blurred by a
         Gaussian with sigma = shorter side / 16), or an image [1, 3, H, W] or [N, 3, H, W].
-    chunk: occluded copies in one pass; "auto" takes about 4 of 224 × 224 on a CPU and 64 elsewhere.
+    chunk: the most occluded copies in one pass; "auto" takes what suits the device.
     progress: show a bar.
-    Returns an `Occlusion`, with the dtype and device of `images`. It holds one chunk of copies in memory
-    at a time. Interrupted (Ctrl-C, the notebook's stop button), it warns and gives back what it has.
+    Returns an `Occlusion`, with the dtype and device of `images`. Where the network can be followed, only
+    what the window changes is computed again, else the whole network for every copy (`kernels.dirty`); `how`
+    says which and why. Both are exact to rounding: one position of each image is computed both ways, and if
+    they differ, the long way is taken, with a warning. One chunk of copies is in memory at a time.
+    Interrupted (Ctrl-C, the notebook's stop button), it warns and gives back what it has.
     The model is left as it was. Networks that mix the images of a batch give results that depend on `chunk`.
     Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
