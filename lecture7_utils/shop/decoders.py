@@ -4,18 +4,16 @@ The generator is the second half of a GAN (Goodfellow et al. 2014, "Generative A
 learned, it learned from a discriminator, which stays in `shop/adversarial.py`, where the training is.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from lecture7_utils.shop.arguments import choice, whole
 from lecture7_utils.shop.models import pick_device
-from lecture7_utils.shop.petnet import WEIGHTS, checksum
+from lecture7_utils.shop.petnet import WEIGHTS, checksum, read_file
 from lecture7_utils.shop.scenes import SPECIES
 
 GENERATORS = ("generator",)
@@ -312,20 +310,7 @@ def read_generator(path: Path, sha256: str | None = None) -> Generator:
     sha256: what the file's SHA-256 has to be; None leaves it unchecked.
     Raises `FileNotFoundError` if there is no such file, `RuntimeError` if the checksum is another one.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path.name}: expected the weights of a Generator in {path.parent}, got no file there"
-        )
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if sha256 is not None and found != sha256:
-        raise RuntimeError(
-            f"{path.name}: expected the SHA-256 {sha256}, got {found}: the file is damaged or not the one "
-            "this version came with; get it again, or make it with python -m lecture7_utils.shop.training"
-        )
-    with safe_open(path, framework="pt") as file:
-        about = file.metadata()
-        tensors = {key: file.get_tensor(key).float() for key in file.keys()}
+    about, tensors = read_file(path, "Generator", sha256)
     net = Generator(
         latent=int(about["latent"]),
         size=int(about["size"]),

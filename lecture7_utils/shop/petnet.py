@@ -274,16 +274,15 @@ def checksum(name: str) -> str:
     raise ValueError(f"name: expected a network listed in {listed.name}, got {name!r}")
 
 
-def read_weights(path: Path, sha256: str | None = None) -> PetNet:
-    """The `PetNet` in a file that `training` wrote, on the CPU, in eval mode and float32.
+def read_file(path: Path, kind: str, sha256: str | None = None) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors, in float32 on the CPU, of a weight file that `training` wrote.
 
-    sha256: what the file's SHA-256 has to be; None leaves it unchecked.
-    Raises `FileNotFoundError` if there is no such file, `RuntimeError` if the checksum is another one.
+    kind: of which class they are, for the message. sha256 and what is raised: as in `read_weights`.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path.name}: expected the weights of a PetNet in {path.parent}, got no file there"
+            f"{path.name}: expected the weights of a {kind} in {path.parent}, got no file there"
         )
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 is not None and found != sha256:
@@ -294,6 +293,16 @@ def read_weights(path: Path, sha256: str | None = None) -> PetNet:
     with safe_open(path, framework="pt") as file:
         about = file.metadata()
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}
+    return about, tensors
+
+
+def read_weights(path: Path, sha256: str | None = None) -> PetNet:
+    """The `PetNet` in a file that `training` wrote, on the CPU, in eval mode and float32.
+
+    sha256: what the file's SHA-256 has to be; None leaves it unchecked.
+    Raises `FileNotFoundError` if there is no such file, `RuntimeError` if the checksum is another one.
+    """
+    about, tensors = read_file(path, "PetNet", sha256)
     blocks = tuple(tuple(int(width) for width in block.split(",")) for block in about["blocks"].split(";"))
     net = PetNet(
         about["categories"].split(","),

@@ -1,17 +1,15 @@
 """The judges of lesson 7: a stub is not yet, right answers pass, wrong ones are told by name."""
 
-import re
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lecture7_utils.classroom import checks
 from lecture7_utils.classroom.checks import check
 from lecture7_utils.kernels.deconvnet import explicit_deconvnet
 from lecture7_utils.kernels.targets import unit
 from lecture7_utils.kernels.unpooling import switches, unpool
+from tests.classroom.exercises import has_four_wrong_answers_each, is_not_yet, is_refused
 from tests.guards import unchanged
 
 
@@ -224,22 +222,13 @@ def _stub(*_):
 @pytest.mark.parametrize("exercise", RIGHT)
 @pytest.mark.parametrize("stub", [None, ..., _stub, lambda *_: ...])
 def test_a_stub_is_not_yet(exercise, stub, capsys):
-    assert check(exercise, stub).ok is None
-    assert capsys.readouterr().out.startswith(f"{exercise}  Not yet: ")
+    is_not_yet(exercise, stub, capsys)
 
 
 @pytest.mark.parametrize(("exercise", "answer", "says"), WRONG)
 def test_a_wrong_answer_is_refused_by_the_name_of_its_mistake(exercise, answer, says, capsys):
-    with unchanged():
-        verdict = check(exercise, answer)
-    assert verdict.ok is False
-    assert re.search(says, verdict.message.replace("\n", " ")), verdict.message
-    printed = capsys.readouterr().out
-    assert printed.startswith(f"{exercise}  ✗ ")
-    assert max(len(line) for line in printed.split("\n")) <= 114
+    is_refused(exercise, answer, says, capsys)
 
 
 def test_every_exercise_of_the_lesson_has_at_least_four_wrong_answers():
-    assert {name for name in checks._EXERCISES if name.startswith("7")} == set(RIGHT)
-    for exercise in RIGHT:
-        assert sum(name == exercise for name, _, _ in WRONG) >= 4
+    has_four_wrong_answers_each("7", RIGHT, WRONG)
