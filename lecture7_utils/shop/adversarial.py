@@ -10,7 +10,6 @@ recipe's seed and the step's number alone, so that a resumed training ends in th
 """
 
 import copy
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 from tqdm.auto import tqdm
@@ -27,7 +25,7 @@ from lecture7_utils.shop.arguments import flag, whole
 from lecture7_utils.shop.decoders import Generator, latents
 from lecture7_utils.shop.petnet import PetNet
 from lecture7_utils.shop.scenes import SPECIES, Scenes
-from lecture7_utils.shop.training import TEST_SEED, list_checksum
+from lecture7_utils.shop.training import TEST_SEED, write_file
 
 _DRAWN = 512  # scenes drawn at a time
 _CLOSE = 0.85  # the longer side of an animal over the side of its portrait
@@ -466,18 +464,11 @@ def _plain(recipe: AdversarialRecipe) -> dict:
 
 def write_generator(net: Generator, path: Path) -> str:
     """Write a generator in float16 with what rebuilds it, and its SHA-256 beside it; return that."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = {
         key: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         for key, value in net.settings().items()
     }
-    tensors = {name: value.detach().half().cpu().contiguous() for name, value in net.state_dict().items()}
-    part = path.with_suffix(".part")
-    save_file(tensors, part, metadata=about)
-    os.replace(part, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    list_checksum(path, digest)
-    return digest
+    return write_file(net, about, path)
 
 
 # ---------------------------------------------------------------- how good its pictures are

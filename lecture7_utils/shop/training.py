@@ -234,13 +234,18 @@ def gap_head(petnet: PetNet, *, scenes: int = HEAD_SCENES, progress: bool = True
 
 def write_weights(net: PetNet, path: Path) -> str:
     """Write a network in float16 with what rebuilds it, and its SHA-256 beside it; return that."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "categories": ",".join(net.categories),
         "blocks": ";".join(",".join(map(str, block)) for block in net.blocks),
         "size": str(net.size),
         "head": "flatten" if isinstance(net.flatten, nn.Flatten) else "average",
     }
+    return write_file(net, about, path)
+
+
+def write_file(net: nn.Module, about: dict[str, str], path: Path) -> str:
+    """Write a network's tensors in float16 with this metadata, and the SHA-256 beside it; return that."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().half().cpu().contiguous() for name, value in net.state_dict().items()}
     part = path.with_suffix(".part")
     save_file(tensors, part, metadata=about)

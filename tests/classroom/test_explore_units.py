@@ -12,7 +12,8 @@ from lecture7_utils.classroom.widgets import explore_units, lesson5
 from lecture7_utils.classroom.widgets.lesson5 import TOP
 from lecture7_utils.classroom.widgets.pieces import Explorer
 from lecture7_utils.kernels.search import top_activations
-from tests.classroom.test_widgets import _changes, drive_all, ends_and_between
+from tests.classroom.explorers import resets_with_one_redraw
+from tests.classroom.test_widgets import _changes, drive_all
 from tests.guards import refuses, unchanged
 from tests.kernels.test_search import Images
 from tests.nets import random_net
@@ -55,18 +56,7 @@ def test_every_control_moves_from_end_to_end(net, ranking):
 
 
 def test_reset_puts_everything_back_with_one_redraw(ranking):
-    explorer = explore_units(ranking, Watched())
-    controls = {n: c for n, c in explorer.controls.items() if n != "reset"}
-    first, view = {n: c.value for n, c in controls.items()}, (explorer.picture.value, explorer.readout.value)
-    for control in controls.values():
-        control.value = ends_and_between(control)[-1]
-    assert (explorer.picture.value, explorer.readout.value) != view
-    drawn = []
-    explorer.readout.observe(drawn.append, "value")
-    explorer.controls["reset"].click()
-    assert {n: c.value for n, c in controls.items()} == first
-    assert (explorer.picture.value, explorer.readout.value) == view
-    assert len(drawn) == 1
+    resets_with_one_redraw(explore_units(ranking, Watched()))
 
 
 def _cells(explorer) -> list[np.ndarray]:

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 from lecture7_utils.classroom.widgets import explore_convolution, lesson6
 from lecture7_utils.classroom.widgets.pieces import Explorer
 from lecture7_utils.kernels.deconv import convolution_matrix
-from tests.classroom.test_widgets import _changes, drive_all, ends_and_between
+from tests.classroom.explorers import resets_with_one_redraw
+from tests.classroom.test_widgets import _changes, drive_all
 from tests.guards import refuses, unchanged
 
 MINUS = "\N{MINUS SIGN}"
@@ -76,17 +77,7 @@ def test_every_control_moves_from_end_to_end():
 
 
 def test_reset_puts_everything_back_with_one_redraw():
-    explorer = explore_convolution()
-    controls = {n: c for n, c in explorer.controls.items() if n != "reset"}
-    first, view = {n: c.value for n, c in controls.items()}, (explorer.picture.value, explorer.readout.value)
-    for control in controls.values():
-        control.value = ends_and_between(control)[-1]
-    drawn = []
-    explorer.readout.observe(drawn.append, "value")
-    explorer.controls["reset"].click()
-    assert {n: c.value for n, c in controls.items()} == first
-    assert (explorer.picture.value, explorer.readout.value) == view
-    assert len(drawn) == 1
+    resets_with_one_redraw(explore_convolution())
 
 
 # ---- what it shows

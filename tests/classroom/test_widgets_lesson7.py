@@ -20,7 +20,8 @@ from lecture7_utils.kernels.receptive import receptive_field
 from lecture7_utils.kernels.targets import unit
 from lecture7_utils.shop.models import Classifier, load_model
 from lecture7_utils.shop.photos import Photo
-from tests.classroom.test_widgets import _changes, drive_all, ends_and_between
+from tests.classroom.explorers import resets_with_one_redraw
+from tests.classroom.test_widgets import _changes, drive_all
 from tests.guards import refuses, unchanged
 
 SIDE = 24
@@ -168,17 +169,7 @@ def test_sliders_end_where_the_layer_does(net):
 
 
 def test_reset_puts_everything_back_with_one_redraw(net):
-    explorer = explore_trace(net, PHOTOS)
-    controls = {n: c for n, c in explorer.controls.items() if n not in ("reset", "next")}
-    first, view = {n: c.value for n, c in controls.items()}, (explorer.picture.value, explorer.readout.value)
-    for control in controls.values():
-        control.value = ends_and_between(control)[-1]
-    drawn = []
-    explorer.readout.observe(drawn.append, "value")
-    explorer.controls["reset"].click()
-    assert {n: c.value for n, c in controls.items()} == first
-    assert (explorer.picture.value, explorer.readout.value) == view
-    assert len(drawn) == 1
+    resets_with_one_redraw(explore_trace(net, PHOTOS), ("reset", "next"))
 
 
 # ---- what it shows

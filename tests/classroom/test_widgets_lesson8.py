@@ -16,6 +16,7 @@ from lecture7_utils.classroom.widgets import explore_latent_walk, lesson8
 from lecture7_utils.classroom.widgets.pieces import Explorer
 from lecture7_utils.shop.decoders import Generator, latents
 from tests.classroom import test_widgets as driving
+from tests.classroom.explorers import resets_with_one_redraw
 from tests.classroom.test_widgets import _changes, drive_all, ends_and_between
 from tests.guards import refuses, unchanged
 
@@ -90,18 +91,7 @@ def test_every_control_moves_from_end_to_end(generator, net):
 
 
 def test_reset_puts_everything_back_with_one_redraw(generator, net):
-    explorer = explore_latent_walk(generator, net)
-    controls = {n: c for n, c in explorer.controls.items() if n != "reset"}
-    first, view = {n: c.value for n, c in controls.items()}, (explorer.picture.value, explorer.readout.value)
-    for control in controls.values():
-        control.value = ends_and_between(control)[-1]
-    assert (explorer.picture.value, explorer.readout.value) != view
-    drawn = []
-    explorer.readout.observe(drawn.append, "value")
-    explorer.controls["reset"].click()
-    assert {n: c.value for n, c in controls.items()} == first
-    assert (explorer.picture.value, explorer.readout.value) == view
-    assert len(drawn) == 1
+    resets_with_one_redraw(explore_latent_walk(generator, net))
 
 
 def test_all_controls_work_with_the_keyboard(generator):
