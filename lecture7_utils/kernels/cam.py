@@ -17,7 +17,7 @@ from lecture7_utils.kernels.arguments import (
     require_model,
     require_number,
 )
-from lecture7_utils.kernels.layers import constant, evaluation, find_layer, hooked
+from lecture7_utils.kernels.layers import constant, evaluation, find_layer, hooked, run_on_copy
 from lecture7_utils.kernels.tails import AveragedMap, LastMap, Late, NoAverage, attach, find_averaged_map
 from lecture7_utils.kernels.targets import ClassScore, Target, TargetLike, Unit, as_target, read_class, values
 
@@ -50,7 +50,9 @@ def class_activation_map(
     size: "images" for bilinear interpolation (align_corners=False) to [N, H, W], (height, width) for that
         size, None for the method's own grid [N, h, w].
     Returns signed values in the score's units, with the dtype and device of `images`; not normalised. One
-    forward pass, no gradients; the model is left as it was.
+    forward pass, no gradients; the model is left as it was. On a CPU in single or half precision the pass
+    runs in PyTorch's channels-last memory format, which is faster; a network with a step that refuses it
+    (a `view` over channels and places) runs again in the plain one.
     Raises `TypeError` or `ValueError` naming the argument, what was expected and what came; for a network
     with another end, `ValueError` that says which end was found and what to do.
     """
@@ -67,8 +69,7 @@ def class_activation_map(
     with evaluation(model, images.device), torch.inference_mode(False), torch.no_grad():
         with nullcontext() if layer is None else hooked(find_layer(model, layer), _keep(given)):
             try:
-                # a copy goes in: the first step may be in place
-                scores, tail = find_averaged_map(model, images.clone())
+                scores, tail = run_on_copy(lambda copy: find_averaged_map(model, copy), images)
             except NoAverage as found:
                 raise ValueError(
                     "model: expected a network that ends in a global average of a map [N, C, h, w] and one "

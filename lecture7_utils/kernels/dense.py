@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lecture7_utils.kernels.arguments import as_int, describe, require_int, tensors_in
-from lecture7_utils.kernels.layers import run_to
+from lecture7_utils.kernels.layers import prefers_channels_last, run_to
 from lecture7_utils.kernels.targets import Target, Unit, class_scores, read_class, read_unit, target_count
 
 # pixels in one pass: 4 images of 224 × 224 keep to a CPU's caches better than more, 64 fill a GPU
@@ -172,14 +172,6 @@ class Passes:
         folds = f", {count} batch norm{'s' * (count > 1)} folded" if count else ""
         why = f" (the faster way did not fit this network: {misfit})" if misfit else ""
         return f"dense: {network} for every copy, up to {self._chunk} in a pass{layout}{folds}{why}"
-
-
-def prefers_channels_last(images: Tensor) -> bool:
-    """Whether the device computes convolutions of these images faster in that layout."""
-    # measured: oneDNN in single and half precision, 1.1 to 2.3 times; on CUDA only where tensor cores work
-    if images.device.type == "cpu":
-        return images.dtype != torch.float64 and torch.backends.mkldnn.is_available()
-    return images.device.type == "cuda" and images.dtype in (torch.float16, torch.bfloat16)
 
 
 def _compiled(model: nn.Module) -> bool:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lecture7_utils.kernels.arguments import as_int, describe, require_images, require_int, require_model
-from lecture7_utils.kernels.dense import agree, prefers_channels_last, read_copies
-from lecture7_utils.kernels.layers import evaluation, find_layer, run_to
+from lecture7_utils.kernels.dense import agree, read_copies
+from lecture7_utils.kernels.layers import evaluation, find_layer, prefers_channels_last, run_to
 from lecture7_utils.kernels.plans import Interval, PairPlan, Patch, intervals, make_plan, plan_key
 from lecture7_utils.kernels.targets import Target, Unit, class_scores
 from lecture7_utils.kernels.tracing import Step, Trace, Untraceable, trace

@@ -30,7 +30,7 @@ from lecture7_utils.kernels.feed import (
     names_of,
     stream_batches,
 )
-from lecture7_utils.kernels.layers import activations, evaluation, find_layer, reading
+from lecture7_utils.kernels.layers import activations, evaluation, find_layer, prefers_channels_last, reading
 from lecture7_utils.kernels.ranking import (
     NO_IMAGE,
     Drawn,
@@ -599,12 +599,9 @@ def _fields(model: nn.Module, layers: Sequence[str], image: Tensor) -> tuple[dic
 def _layout(model: nn.Module, layers: Sequence[str], image: Tensor) -> torch.memory_format:
     """The memory format of the batches: channels last where that is faster and gives the same.
 
-    Measured: oneDNN and the CPU's pooling in single and half precision, 1.1 to 2.3 times; on CUDA only half
-    precision has the tensor cores for it. It is tried on one image, the same in every process.
+    It is tried on one image, the same in every process.
     """
-    device, dtype = image.device.type, image.dtype
-    fast = dtype in (torch.float16, torch.bfloat16) or (device == "cpu" and dtype == torch.float32)
-    if not fast or device not in ("cpu", "cuda"):
+    if not prefers_channels_last(image):
         return torch.contiguous_format
     try:
         with torch.inference_mode(), reading(model, layers) as read:
@@ -612,7 +609,7 @@ def _layout(model: nn.Module, layers: Sequence[str], image: Tensor) -> torch.mem
             other = read(image.clone(memory_format=torch.channels_last))
     except Exception:  # a view that needs its own layout; what fails in both fails again in the pass
         return torch.contiguous_format
-    tolerance = min(1000 * torch.finfo(dtype).eps, 0.05)
+    tolerance = min(1000 * torch.finfo(image.dtype).eps, 0.05)
     for name in layers:
         if other[name].shape != plain[name].shape:
             return torch.contiguous_format

@@ -1,5 +1,6 @@
 """CAM and Grad-CAM against their definitions, slowly; boxes against a flood fill; errors; cleaning up."""
 
+import copy
 import gc
 import random
 from collections import Counter
@@ -286,6 +287,51 @@ def test_cam_is_its_definition_on_random_networks(seed):
     one = class_activation_map(net, images, 2, size=None)
     assert torch.equal(class_activation_map(net, images, torch.tensor([2, 2, 2]), size=None), one)
     assert torch.equal(class_activation_map(net, images, class_score(2), size=None), one)
+
+
+class Viewed(nn.Module):
+    """Looks at a map as one row of features on the way: a view that the channels-last format has not."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = random_net(4, head="average").float()
+
+    def forward(self, x):
+        return self.net(x.view(len(x), -1).view(x.shape))
+
+
+@pytest.mark.parametrize("viewed", [False, True])
+def test_single_precision_takes_channels_last_where_the_network_lets_it(viewed):
+    net = Viewed().eval() if viewed else random_net(4, head="average").float().eval()
+    images = random_images(4, 3).float()
+    exact = copy.deepcopy(net).double()
+    expected = class_activation_map(exact, images.double(), 2, size=None)
+    formats = []
+
+    def note(_module, inputs):
+        formats.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+    first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+    handle = first.register_forward_pre_hook(note)
+    with unchanged(net, images):
+        got = class_activation_map(net, images, 2, size=None)
+    handle.remove()
+    assert formats == [torch.backends.mkldnn.is_available() and not viewed]
+    assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert got.is_contiguous()
+
+
+def test_what_fails_in_both_formats_is_raised_once():
+    net, images = random_net(4, head="average").float(), random_images(4).float()
+
+    def fail(*_):
+        raise RuntimeError("of its own")
+
+    handle = net.head.register_forward_hook(fail)
+    with unchanged(net, images), pytest.raises(RuntimeError, match=r"^of its own$") as caught:
+        class_activation_map(net, images, 1)
+    handle.remove()
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("end", AVERAGES)
