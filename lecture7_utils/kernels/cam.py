@@ -156,7 +156,8 @@ def grad_cam(
     relu: False keeps the places that speak against the target, as negative values.
     Returns values in units of target, with the dtype and device of `images`; not normalised. One forward
     pass, with a graph from the layer on only, and one backward pass to the layer; no gradient is computed
-    for parameters; the model is left as it was. It works inside `no_grad` and `inference_mode` too.
+    for parameters; the model is left as it was. It works inside `no_grad` and `inference_mode` too. The
+    memory format is chosen as in `class_activation_map`.
     Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
     require_model(model)
@@ -167,8 +168,9 @@ def grad_cam(
     if layer is not None:
         find_layer(model, layer)
     with evaluation(model, images.device), constant(model), torch.inference_mode(False), torch.enable_grad():
-        tap, value = _tapped(model, images.detach(), target, layer)
-        features, weights = _answer(tap, value, layer)
+        features, weights = run_on_copy(
+            lambda copy: _answer(*_tapped(model, copy, target, layer), layer), images.detach()
+        )
     with torch.inference_mode(False), torch.no_grad():
         maps = _weighted(features.to(images.dtype), weights.to(images.dtype))
         return _resized(maps.clamp_(min=0) if relu else maps, size)
@@ -177,8 +179,8 @@ def grad_cam(
 def _tapped(
     model: nn.Module, images: Tensor, target: Target, layer: str | None
 ) -> tuple["LastMap | _NamedMap", Tensor]:
-    """The map, with the start of its graph, and the target's value [N]. A copy of the images goes in: the
-    first step may be in place."""
+    """The map, with the start of its graph, and the target's value [N]. Copies of the images go in, as there
+    may be a second pass and the first step may be in place."""
     if layer is not None:
         with _NamedMap(model, layer, len(images)) as tap:
             return tap, values(model, images.clone(), target)

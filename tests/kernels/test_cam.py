@@ -300,12 +300,13 @@ class Viewed(nn.Module):
         return self.net(x.view(len(x), -1).view(x.shape))
 
 
+@pytest.mark.parametrize("method", [class_activation_map, grad_cam])
 @pytest.mark.parametrize("viewed", [False, True])
-def test_single_precision_takes_channels_last_where_the_network_lets_it(viewed):
+def test_single_precision_takes_channels_last_where_the_network_lets_it(viewed, method):
     net = Viewed().eval() if viewed else random_net(4, head="average").float().eval()
     images = random_images(4, 3).float()
     exact = copy.deepcopy(net).double()
-    expected = class_activation_map(exact, images.double(), 2, size=None)
+    expected = method(exact, images.double(), 2, size=None)
     formats = []
 
     def note(_module, inputs):
@@ -314,14 +315,15 @@ def test_single_precision_takes_channels_last_where_the_network_lets_it(viewed):
     first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
     handle = first.register_forward_pre_hook(note)
     with unchanged(net, images):
-        got = class_activation_map(net, images, 2, size=None)
+        got = method(net, images, 2, size=None)
     handle.remove()
     assert formats == [torch.backends.mkldnn.is_available() and not viewed]
     assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert got.is_contiguous()
 
 
-def test_what_fails_in_both_formats_is_raised_once():
+@pytest.mark.parametrize("method", [class_activation_map, grad_cam])
+def test_what_fails_in_both_formats_is_raised_once(method):
     net, images = random_net(4, head="average").float(), random_images(4).float()
 
     def fail(*_):
@@ -329,7 +331,7 @@ def test_what_fails_in_both_formats_is_raised_once():
 
     handle = net.head.register_forward_hook(fail)
     with unchanged(net, images), pytest.raises(RuntimeError, match=r"^of its own$") as caught:
-        class_activation_map(net, images, 1)
+        method(net, images, 1)
     handle.remove()
     assert caught.value.__context__ is None
 
