@@ -78,8 +78,8 @@ def smooth_grad(
     progress: show a bar.
     On a CPU in single or half precision the passes run in PyTorch's channels-last memory format, which is
     faster; in the plain one where the network has a step that refuses that (a `view` over channels and
-    places). Interrupted (Ctrl-C, the notebook's stop button), it warns and gives back the mean over the samples that
-    are done. The rest, what is returned and what is raised, as in `saliency_map`.
+    places). Interrupted (Ctrl-C, the notebook's stop button), it warns and gives back the mean over the
+    samples that are done. The rest, what is returned and what is raised, as in `saliency_map`.
     """
     target = _checked(model, images, target, reduce, times_input)
     require_int(samples, "samples", 1)
