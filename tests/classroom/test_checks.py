@@ -374,6 +374,12 @@ def _moved_image(model, image, c, channel, i, j, h):
         return ((high - model(image)[0, c]) / (2 * h)).item()
 
 
+def _every_class(model, images, classes):
+    images = images.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(model(images)[:, classes].sum(), images)
+    return gradient.abs().amax(1)
+
+
 def _slope_of_probability(model, image, c, channel, i, j, h):
     step = torch.zeros_like(image)
     step[0, channel, i, j] = h
@@ -534,6 +540,7 @@ WRONG = [
     ("1a", _no_batch, "batch dimension is missing"),
     ("1a", _first_image, "only one image"),
     ("1a", _winner, "winning class"),
+    ("1a", _every_class, "picks all these classes for every image"),
     ("1a", _normalised, "normalised"),
     ("1a", _normalised_together, "normalised"),
     ("1a", _mean_of_scores, "divided by the 4 images"),
@@ -550,6 +557,7 @@ WRONG = [
     ("1b", lambda m, x, c, k, i, j, h: slope(m, x, c, k, i, j, h) * h * h, "brackets"),
     ("1b", _slope_of_probability, "slope of the probability"),
     ("1b", _moved_image, r"changes `image`.*clone"),
+    ("1b", lambda m, x, *a: m(x), "the score of class c alone"),
     ("1b", lambda *a: torch.zeros(3), "one number"),
     ("1b", lambda *a: "steep", "one number"),
     ("1c", _mean_of_maps, "average the signed gradients first"),

@@ -35,6 +35,7 @@ def _judge_saliency(call: Caller, g: torch.Generator) -> None:
         winner = gradients(twin, images, lambda s: s.amax(1))
         every = gradients(twin, images, lambda s: s.sum(1))
         first = gradients(twin, images, lambda s, c=classes: s[:, c[0]])
+        crossed = gradients(twin, images, lambda s, c=classes: s[:, c])
         want = gradient.abs().amax(1)
         got = as_tensor(call(net, images, classes), "saliency", (n, h, w), map_hints(n, h, w))
         mistakes = {
@@ -60,6 +61,8 @@ def _judge_saliency(call: Caller, g: torch.Generator) -> None:
                 every.abs().amax(1)
             ),
             "the first image's class was used for all; each image has its own": first.abs().amax(1),
+            "scores[:, classes] picks all these classes for every image: scores[torch.arange(N), classes] "
+            "picks one for each": crossed.abs().amax(1),
             "this is gradient × input; the gradient alone is asked for": (
                 (gradient * images.double()).abs().amax(1)
             ),
@@ -80,7 +83,7 @@ def _judge_slope(call: Caller, g: torch.Generator) -> None:
         c, channel = int(randint(g, 0, k)), int(randint(g, 0, 3))
         # rows and columns that are both inside when swapped
         i, j = int(randint(g, 0, 3)), 3 + int(randint(g, 0, 3))
-        what = f"slope(model, image, {c}, {channel}, {i}, {j}, {step})"
+        what = f"slope_at(model, image, {c}, {channel}, {i}, {j}, {step})"
         point = image.double()
 
         def at(offset: float, post: bool = False, place=(channel, i, j), x=point, net_=twin, c_=c) -> Tensor:
@@ -92,6 +95,8 @@ def _judge_slope(call: Caller, g: torch.Generator) -> None:
 
         want = (at(step) - at(-step)) / (2 * step)
         got = call(net, image, c, channel, i, j, step)
+        if isinstance(got, Tensor) and tuple(got.shape) == (1, k):
+            raise Wrong(f"expected one number, got {k}: the score of class c alone is asked for.")
         if isinstance(got, Tensor | np.ndarray) and np.prod(tuple(got.shape)) != 1:
             raise Wrong(f"expected one number, got {describe(got)}.")
         try:
@@ -182,7 +187,7 @@ EXERCISES = {
         _judge_saliency,
     ),
     "1b": Exercise(
-        "slope(model, image, c, channel, i, j, h)",
+        "slope_at(model, image, c, channel, i, j, h)",
         "move one pixel of a copy by +h and of another by −h; divide the scores' difference by 2 h.",
         "the central difference agrees with the reference at every pixel tried.",
         _judge_slope,

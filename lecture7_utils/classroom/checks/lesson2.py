@@ -131,7 +131,7 @@ def _judge_occlude(call: Caller, g: torch.Generator) -> None:
             "the value runs along the columns: value[:, None, None] gives one for each channel": along,
             "all but the square is filled": torch.where(want == x, v[:, None, None], x),
         }
-        called = f"occlude(image [3, {h}, {w}], {top}, {left}, {window}, value)"
+        called = f"cover(image [3, {h}, {w}], {top}, {left}, {window}, value)"
         try:
             compare(got, want, mistakes, ("channel", "row", "column"))
         except Wrong as wrong:
@@ -222,7 +222,7 @@ EXERCISES = {
         _judge_starts,
     ),
     "2b": Exercise(
-        "occlude(image, top, left, window, value)",
+        "cover(image, top, left, window, value)",
         "clone the image [3, H, W] and fill rows top to top + window, columns left to left + window.",
         "the right pixels have the right colour, and the image is as it was.",
         _judge_occlude,
