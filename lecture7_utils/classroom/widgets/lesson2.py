@@ -145,7 +145,7 @@ def explore_occlusion(net: Classifier, photo: PhotoLike, target: TargetLike | No
                 "probability",
                 percent(whole[c].item()),
                 percent(probability),
-                signed_text(100 * (probability - whole[c].item()), "{:+.1f} points"),
+                signed_text(100 * (probability - whole[c].item()), "{:+z.1f} points"),
             ),
         )
         name = escape(net.categories[c])

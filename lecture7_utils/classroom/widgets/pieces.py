@@ -149,7 +149,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def signed_text(value: float, form: str = "{:+.2f}") -> str:
+def signed_text(value: float, form: str = "{:+z.2f}") -> str:
     return form.format(value).replace("-", "\N{MINUS SIGN}")
 
 
