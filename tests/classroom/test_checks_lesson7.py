@@ -19,13 +19,17 @@ def unpooled(x, signal, f):
     return out.scatter_(1, places.flatten(1), signal.flatten(1)).view(x.shape)
 
 
-def through_relu(signal, x, rule):
+def through_relu6(signal, x, rule):
     passed = torch.ones_like(signal, dtype=torch.bool)
     if rule != "gradient":
         passed = passed & (signal > 0)
     if rule != "deconvnet":
-        passed = passed & (x > 0)
+        passed = passed & inside(x)
     return signal * passed
+
+
+def inside(x):
+    return (x > 0) & (x < 6)
 
 
 def way_back(signal, x, weight, bias, *, before=None, relu=torch.relu, after=None, back=F.conv_transpose2d):
@@ -37,7 +41,7 @@ def way_back(signal, x, weight, bias, *, before=None, relu=torch.relu, after=Non
     return out if after is None else after(out)
 
 
-RIGHT = {"7a": unpooled, "7b": through_relu, "7c": way_back}
+RIGHT = {"7a": unpooled, "7b": through_relu6, "7c": way_back}
 
 
 def _enlarged(signal, f):
@@ -72,10 +76,10 @@ def _one_for_all(x, signal, f):
 
 
 def _rule(**parts):
-    """Right but for the rules given: through_relu with another function for some of them."""
+    """Right but for the rules given: through_relu6 with another function for some of them."""
 
     def answer(signal, x, rule):
-        return parts[rule](signal, x) if rule in parts else through_relu(signal, x, rule)
+        return parts[rule](signal, x) if rule in parts else through_relu6(signal, x, rule)
 
     return answer
 
@@ -130,26 +134,34 @@ WRONG = [
     ("7a", lambda x, signal, f: unpooled(x, signal, f).mT, "rows and columns are swapped"),
     ("7a", lambda x, signal, f: unpooled(x, signal, f) + 1, "expected .* got .* at channel"),
     ("7a", lambda x, signal, f: unpooled(x, signal.mul_(2), f), "changes `signal`"),
-    ("7b", _rule(deconvnet=lambda s, x: s * (x > 0)), "'deconvnet': this is the rule of the gradient"),
-    ("7b", _rule(deconvnet=lambda s, x: s.relu() * (x > 0)), "'deconvnet': this is the rule of guided"),
+    ("7b", _rule(deconvnet=lambda s, x: s * inside(x)), "'deconvnet': this is the rule of the gradient"),
+    ("7b", _rule(deconvnet=lambda s, x: s.relu() * inside(x)), "'deconvnet': this is the rule of guided"),
     ("7b", _rule(gradient=lambda s, x: s.relu()), "'gradient': this is the rule of DeconvNet"),
     ("7b", _rule(guided=lambda s, x: s.relu()), "'guided': this is the rule of DeconvNet"),
-    ("7b", _rule(guided=lambda s, x: s * (x > 0)), "'guided': this is the rule of the gradient"),
+    ("7b", _rule(guided=lambda s, x: s * inside(x)), "'guided': this is the rule of the gradient"),
     ("7b", _rule(gradient=lambda s, x: s), "comes back as it was"),
     ("7b", _rule(deconvnet=lambda s, x: s), "comes back as it was"),
-    ("7b", lambda s, x, rule: x.relu(), "forward pass"),
-    ("7b", _rule(gradient=lambda s, x: s * x.relu()), "multiplied by x"),
-    ("7b", _rule(guided=lambda s, x: s.relu() * x.relu()), "multiplied by x"),
-    ("7b", _rule(gradient=lambda s, x: s * (x >= 0)), "exactly 0 nothing passes"),
-    ("7b", _rule(guided=lambda s, x: s.relu() * (x >= 0)), "exactly 0 nothing passes"),
-    ("7b", _rule(gradient=lambda s, x: s * (x < 0)), "where x < 0"),
-    ("7b", lambda s, x, rule: (through_relu(s, x, rule) != 0).float(), "1 and 0 come back"),
+    ("7b", lambda s, x, rule: x.clamp(0, 6), "forward pass"),
+    ("7b", _rule(gradient=lambda s, x: s * x.clamp(0, 6)), "multiplied by x"),
+    ("7b", _rule(guided=lambda s, x: s.relu() * x.clamp(0, 6)), "multiplied by x"),
+    ("7b", _rule(gradient=lambda s, x: s * (x > 0)), "above 6 the signal passes, as with ReLU"),
+    ("7b", _rule(guided=lambda s, x: s.relu() * (x > 0)), "above 6 the signal passes, as with ReLU"),
+    ("7b", _rule(gradient=lambda s, x: s * (x >= 0)), "above 6 the signal passes.* and at 0"),
+    ("7b", _rule(gradient=lambda s, x: s * (x < 6)), "upper end alone"),
+    ("7b", _rule(gradient=lambda s, x: s * ((x >= 0) & (x < 6))), "exactly 0 nothing passes"),
+    ("7b", _rule(guided=lambda s, x: s.relu() * ((x >= 0) & (x < 6))), "exactly 0 nothing passes"),
+    ("7b", _rule(gradient=lambda s, x: s * ((x > 0) & (x <= 6))), "exactly 6 nothing passes"),
+    ("7b", _rule(gradient=lambda s, x: s * ((x >= 0) & (x <= 6))), "exactly 0 or 6 nothing passes"),
+    ("7b", _rule(gradient=lambda s, x: s * ~inside(x)), "the other way round"),
+    ("7b", _rule(deconvnet=lambda s, x: s.clamp(0, 6)), "cut at 6"),
+    ("7b", _rule(deconvnet=lambda s, x: s.relu() * (x < 6)), "upper end plays no part"),
+    ("7b", lambda s, x, rule: (through_relu6(s, x, rule) != 0).float(), "1 and 0 come back"),
     ("7b", _rule(deconvnet=lambda s, x: s.abs()), r"abs\(\)"),
-    ("7b", _rule(guided=lambda s, x: s.abs() * (x > 0)), r"abs\(\)"),
+    ("7b", _rule(guided=lambda s, x: s.abs() * inside(x)), r"abs\(\)"),
     ("7b", _rule(deconvnet=lambda s, x: s.clamp(max=0)), "negative signals pass"),
-    ("7b", _rule(guided=lambda s, x: s * ((s > 0) | (x > 0))), "both have to hold"),
-    ("7b", _rule(guided=lambda s, x: s.relu() * (x > 0) + 1), "expected .* got .* at entry"),
-    ("7b", lambda s, x, rule: through_relu(s, x, rule).sum(), "one number"),
+    ("7b", _rule(guided=lambda s, x: s * ((s > 0) | inside(x))), "both have to hold"),
+    ("7b", _rule(guided=lambda s, x: s.relu() * inside(x) + 1), "expected .* got .* at entry"),
+    ("7b", lambda s, x, rule: through_relu6(s, x, rule).sum(), "one number"),
     ("7c", lambda *a: way_back(*a, before=lambda s, _: s), "ReLU step is missing"),
     ("7c", lambda *a: way_back(*a, before=lambda s, _: s, after=torch.relu), "comes after the convolution"),
     ("7c", lambda *a: way_back(*a, after=torch.relu), "done twice"),
@@ -190,8 +202,16 @@ def test_right_answers_written_in_another_way_pass():
     def by_where(signal, x, rule):
         zero = torch.zeros_like(signal)
         if rule == "gradient":
-            return torch.where(x > 0, signal, zero)
-        return torch.where(x > 0, signal.relu(), zero) if rule == "guided" else signal.clamp(min=0)
+            return torch.where(inside(x), signal, zero)
+        return torch.where(inside(x), signal.relu(), zero) if rule == "guided" else signal.clamp(min=0)
+
+    def by_autograd(signal, x, rule):
+        if rule != "gradient":
+            signal = signal.relu()
+        if rule == "deconvnet":
+            return signal
+        leaf = x.clone().requires_grad_()
+        return torch.autograd.grad(F.relu6(leaf), leaf, signal)[0]
 
     def by_the_chain(signal, x, weight, bias):
         """The kernel for each entry of the signal alone: it is linear in positive signals."""
@@ -208,6 +228,7 @@ def test_right_answers_written_in_another_way_pass():
         ("7a", by_torch),
         ("7a", by_the_kernel),
         ("7b", by_where),
+        ("7b", by_autograd),
         ("7c", by_the_chain),
     ):
         verdict = check(exercise, answer)

@@ -1,4 +1,4 @@
-"""The exercises of lesson 7, unpooling and the three rules for ReLU."""
+"""The exercises of lesson 7, unpooling and the three rules for ReLU and ReLU6."""
 
 from collections.abc import Callable
 
@@ -88,21 +88,21 @@ def _judge_unpool(call: Caller, g: torch.Generator) -> None:
 
 
 _BY_RULE = {
-    "gradient": "where x > 0 the signal passes, whatever its sign",
+    "gradient": "where 0 < x < 6 the signal passes, whatever its sign",
     "deconvnet": "max(signal, 0), whatever x was",
-    "guided": "max(signal, 0) where x > 0, 0 elsewhere",
+    "guided": "max(signal, 0) where 0 < x < 6, 0 elsewhere",
 }
 _NAMES = {"gradient": "the gradient", "deconvnet": "DeconvNet", "guided": "guided backpropagation"}
 
 
 def _judge_rules(call: Caller, g: torch.Generator) -> None:
-    for shape in ((12,), (2, 3, 4)):
-        x, signal = torch.randn(shape, generator=g), torch.randn(shape, generator=g)
-        # an input that is exactly 0, under a signal of either sign
-        x.view(-1)[:2] = 0
-        signal.view(-1)[:2] = torch.tensor([1.5, -1.5])
+    for shape in ((20,), (2, 3, 5)):
+        x, signal = 4 * torch.randn(shape, generator=g), 3 * torch.randn(shape, generator=g)
+        # inputs at both ends and beyond the upper one, under a signal of either sign; and a large signal
+        x.view(-1)[:7] = torch.tensor([0.0, 0, 6, 6, 9, 9, 2])
+        signal.view(-1)[:7] = torch.tensor([1.5, -1.5, 1.5, -1.5, 2, -2, 8])
         z, r = x.double(), signal.double()
-        on, up, zero = z > 0, r > 0, torch.zeros_like(r)
+        on, up, zero = (z > 0) & (z < 6), r > 0, torch.zeros_like(r)
         right = {"gradient": r * on, "deconvnet": r * up, "guided": r * (on & up)}
         for rule, want in right.items():
             hints = {(): "one number; a signal of the same shape is asked for"}
@@ -112,22 +112,37 @@ def _judge_rules(call: Caller, g: torch.Generator) -> None:
                 for other, value in right.items()
                 if other != rule
             }
-            times_x = {"gradient": r * z.clamp(min=0), "deconvnet": want * z, "guided": want * z}
+            bounded = z.clamp(0, 6)
+            times_x = {"gradient": r * bounded, "deconvnet": want * z, "guided": r.clamp(min=0) * bounded}
             absolute = {"gradient": r.abs() * on, "deconvnet": r.abs(), "guided": r.abs() * on}
             negative = {"gradient": r * on, "deconvnet": r, "guided": r * on}
             mistakes |= {
                 "the signal comes back as it was": r,
-                "this is ReLU's forward pass, max(x, 0)": z.clamp(min=0),
-                "the signal is multiplied by x: what counts is whether x > 0": times_x[rule],
+                "this is ReLU6's forward pass, min(max(x, 0), 6)": z.clamp(0, 6),
+                "the signal is multiplied by x: what counts is whether 0 < x < 6": times_x[rule],
                 "1 and 0 come back in place of the signal": (want != 0).double(),
                 "the sign is dropped by abs(); what is negative becomes 0": absolute[rule],
                 "negative signals pass and positive ones do not": torch.where(up, zero, negative[rule]),
                 "either condition is enough here; both have to hold": r * (on | up),
+                "the signal is cut at 6; the upper end is one of x, not of the signal": want.clamp(max=6),
             }
-            if rule != "deconvnet":
+            if rule == "deconvnet":
+                mistakes["the signal is dropped where x is 6 or more; the upper end plays no part here"] = (
+                    want * (z < 6)
+                )
+            else:
                 passing = right["deconvnet"] if rule == "guided" else r
-                mistakes["it passes where x < 0; it is the other way round"] = passing * (z < 0)
-                mistakes["where x is exactly 0 nothing passes: x > 0, not x >= 0"] = passing * (z >= 0)
+                mistakes |= {
+                    "above 6 the signal passes, as with ReLU; ReLU6 is flat there": passing * (z > 0),
+                    "above 6 the signal passes, as with ReLU; ReLU6 is flat there, and at 0": (
+                        passing * (z >= 0)
+                    ),
+                    "the upper end alone is looked at; below 0 ReLU6 is flat, too": passing * (z < 6),
+                    "it passes where ReLU6 is flat; it is the other way round": passing * ~on,
+                    "where x is exactly 0 nothing passes: x > 0, not x >= 0": passing * ((z >= 0) & (z < 6)),
+                    "where x is exactly 6 nothing passes: x < 6, not x <= 6": passing * ((z > 0) & (z <= 6)),
+                    "where x is exactly 0 or 6 nothing passes: 0 < x < 6": passing * ((z >= 0) & (z <= 6)),
+                }
             mistakes = {f"rule={rule!r}: {name}; {_BY_RULE[rule]}": m for name, m in mistakes.items()}
             axes = ("entry",) if len(shape) == 1 else ("image", "row", "column")
             compare(got, want, mistakes, axes)
@@ -228,8 +243,9 @@ EXERCISES = {
         _judge_unpool,
     ),
     "7b": Exercise(
-        "through_relu(signal, x, rule)",
-        "signal > 0 and x > 0 are two conditions: one rule takes the first, one the second, one both.",
+        "through_relu6(signal, x, rule)",
+        "signal > 0 is one condition; that ReLU6 is not flat at x is another: one rule takes the first, one "
+        "the second, one both.",
         "three methods, and one line apart.",
         _judge_rules,
     ),
