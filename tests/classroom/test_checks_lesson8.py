@@ -11,12 +11,16 @@ from tests.classroom.exercises import has_four_wrong_answers_each, is_not_yet, i
 from tests.guards import unchanged
 
 
-def doubled(x):
-    return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-
-
-def enlarge(x, weight):
-    return F.conv2d(doubled(x), weight, padding=weight.shape[-1] // 2)
+def plan(side, layers, *, after=None, weights=None, dense=None):
+    """Right but for the parts given."""
+    found = []
+    for a, b, f, s, p in layers:
+        larger = s * (side - 1) + f - 2 * p if after is None else after(side, f, s, p)
+        own = a * b * f * f if weights is None else weights(a, b, f, side)
+        full = a * side**2 * b * larger**2 if dense is None else dense(a, b, side, larger)
+        found.append((larger, own, full))
+        side = larger
+    return found
 
 
 def walk(start, end, t):
@@ -38,28 +42,33 @@ def outline_error(mask, truth):
     return (mask != truth)[band_of(truth)].float().mean()
 
 
-RIGHT = {"8a": enlarge, "8b": walk, "8c": outline_error}
+RIGHT = {"8a": plan, "8b": walk, "8c": outline_error}
 
 
-def _same(x, weight):
-    return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+def _with(**parts):
+    return lambda side, layers: plan(side, layers, **parts)
 
 
-def _holes(x, at=0):
-    wide = x.new_zeros(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
-    wide[:, :, at::2, at::2] = x
-    return wide
+def _from_the_first(side, layers):
+    return [plan(side, [layer])[0] for layer in layers]
 
 
-def _transposed(x, weight):
-    k = weight.shape[-1]
-    return F.conv_transpose2d(x, weight.transpose(0, 1), stride=2, padding=k // 2, output_padding=1)
+def _all_up_to_here(column):
+    def answer(side, layers):
+        total, found = 0, []
+        for row in plan(side, layers):
+            total += row[column]
+            found.append((*row[:column], total, *row[column + 1 :]))
+        return found
+
+    return answer
 
 
-def _first_only(x, weight):
-    found = enlarge(x, weight)
-    found[1:] = 0
-    return found
+def _from_the_first_maps(side, layers):
+    return [
+        (n, w, layers[0][0] * side**2 * layer[1] * n**2)
+        for (n, w, _), layer in zip(plan(side, layers), layers, strict=True)
+    ]
 
 
 def _at(angle_of):
@@ -104,29 +113,36 @@ def _outside_is_background(mask, truth):
 
 
 WRONG = [
-    ("8a", _transposed, "this is a transposed convolution"),
-    ("8a", lambda x, w: _same(_holes(x), w), "zeros are put between the pixels, as in"),
-    ("8a", lambda x, w: _same(_holes(x, 1), w), "zeros are put between the pixels"),
-    ("8a", lambda x, w: doubled(_same(x, w)), "convolution comes first"),
-    ("8a", lambda x, w: enlarge(x, w.flip(2, 3)), "turned round"),
-    ("8a", lambda x, w: enlarge(x, w.transpose(2, 3)), "rows and columns are swapped"),
-    ("8a", lambda x, w: _same(x.repeat(1, 1, 2, 2), w), "whole picture is repeated"),
-    ("8a", lambda x, w: _same(F.interpolate(x, scale_factor=2, mode="bilinear"), w), "blended"),
-    ("8a", lambda x, w: enlarge(x, w) / 4, "divided by 4"),
-    ("8a", lambda x, w: enlarge(x, w).relu(), "ReLU"),
-    ("8a", _first_only, "only the first picture"),
-    ("8a", _same, "not doubled"),
-    ("8a", lambda x, w: doubled(x), "not convolved"),
-    ("8a", lambda x, w: F.conv2d(doubled(x), w), "padding of 1"),
-    ("8a", lambda x, w: F.conv2d(doubled(x), w, padding=w.shape[-1] - 1), "padding is too large"),
-    ("8a", lambda x, w: doubled(F.conv2d(x, w)), "comes last, and is padded"),
-    ("8a", lambda x, w: _same(x.repeat_interleave(2, 2), w), "columns are not doubled"),
-    ("8a", lambda x, w: _same(x.repeat_interleave(2, 3), w), "rows are not doubled"),
-    ("8a", lambda x, w: enlarge(doubled(x), w), "four times as long"),
-    ("8a", lambda x, w: F.conv_transpose2d(x, w.transpose(0, 1), stride=2), "transposed convolution gives"),
-    ("8a", lambda x, w: enlarge(x, w)[0], "batch dimension is missing"),
-    ("8a", lambda x, w: enlarge(x, w) + 0.1, "expected .* got .* at image"),
-    ("8a", lambda x, w: enlarge(x.mul_(2), w), r"changes `x`"),
+    ("8a", _with(after=lambda n, f, s, p: s * n), r"layer \d, .*side: expected .*only where f - 2p is s"),
+    ("8a", _with(after=lambda n, f, s, p: (n + 2 * p - f) // s + 1), "an ordinary convolution"),
+    ("8a", _with(after=lambda n, f, s, p: s * (n - 1) + f - p), "at both ends"),
+    ("8a", _with(after=lambda n, f, s, p: s * (n - 1) + f), "padding is left out"),
+    ("8a", _with(after=lambda n, f, s, p: s * (n - 1) + f + 2 * p), "taken off, not added"),
+    ("8a", _with(after=lambda n, f, s, p: s * n + f - 2 * p), "n - 1 steps"),
+    ("8a", _with(after=lambda n, f, s, p: s * (n - 1) - 2 * p), "f is missing"),
+    ("8a", _from_the_first, "begins with the side that the one before"),
+    ("8a", _with(weights=lambda a, b, f, n: a * b * f), "weights: expected .*f rows and f columns"),
+    ("8a", _with(weights=lambda a, b, f, n: f * f), "each pair of channels, in and out"),
+    ("8a", _with(weights=lambda a, b, f, n: a * f * f), "go out are missing"),
+    ("8a", _with(weights=lambda a, b, f, n: b * f * f), "go in are missing"),
+    ("8a", _with(weights=lambda a, b, f, n: a * b * f * f + b), "biases"),
+    ("8a", _with(weights=lambda a, b, f, n: (a + b) * f * f), "in times out"),
+    ("8a", _with(weights=lambda a, b, f, n: a * b * f * f * n * n), "at every place"),
+    ("8a", _all_up_to_here(1), "weights: .*each layer's own"),
+    ("8a", _with(dense=lambda a, b, n, m: n**2 * m**2), "fully connected: expected .*channels are left out"),
+    ("8a", _with(dense=lambda a, b, n, m: a * n * b * m), "count squared"),
+    ("8a", _with(dense=lambda a, b, n, m: a * n**2 * b * m**2 + b * m**2), "biases"),
+    ("8a", _with(dense=lambda a, b, n, m: a * n**2 + b * m**2), "multiply, don't add"),
+    ("8a", _with(dense=lambda a, b, n, m: b * m**2), "numbers that go out"),
+    ("8a", _from_the_first_maps, "not from the first ones"),
+    ("8a", _all_up_to_here(2), "fully connected: .*each layer's own"),
+    ("8a", _with(weights=lambda a, b, f, n: a * b * f * f + 0.5), r"expected 240, got 240\.5"),
+    ("8a", lambda side, layers: plan(side, layers)[-1], "3 entries|expected 2 entries"),
+    ("8a", lambda side, layers: [(side, 0, 0), *plan(side, layers)], "no layer's"),
+    ("8a", lambda side, layers: [row[0] for row in plan(side, layers)], "for each layer .side, weights"),
+    ("8a", lambda side, layers: [row[:2] for row in plan(side, layers)], "for each layer .side, weights"),
+    ("8a", lambda side, layers: [("a", 1, 2)] * len(layers), "three numbers"),
+    ("8a", lambda side, layers: 3, "expected a list"),
     ("8b", _line, "this is the straight line; the great"),
     ("8b", lambda a, b, t: walk(a, b, 1 - t), "start and end are swapped: t = 0"),
     ("8b", lambda a, b, t: _line(b, a, t), "straight line, with start and end swapped"),
@@ -174,10 +190,20 @@ def test_right_answers_written_in_another_way_pass():
         # the walk has its steps at k / 20
         return decoders.walk(start, end, 21)[round(20 * t)]
 
+    def by_torch(side, layers):
+        found, x = [], torch.zeros(1, layers[0][0], side, side)
+        for a, b, f, s, p in layers:
+            step = torch.nn.ConvTranspose2d(a, b, f, s, p, bias=False)
+            y = step(x)
+            found.append((y.shape[2], step.weight.numel(), x.numel() * y.numel()))
+            x = y
+        return found
+
     ways = {
         "8a": [
-            lambda x, w: F.conv2d(F.interpolate(x, scale_factor=2), w, padding="same"),
-            lambda x, w: enlarge(x.double(), w.double()).numpy(),
+            lambda side, layers: torch.tensor(plan(side, layers)).numpy(),
+            lambda side, layers: [list(map(float, row)) for row in plan(side, layers)],
+            by_torch,
         ],
         "8b": [by_steps, lambda a, b, t: walk(a.double(), b.double(), t).numpy()],
         "8c": [

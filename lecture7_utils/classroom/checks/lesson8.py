@@ -1,84 +1,138 @@
-"""The exercises of lesson 8: enlarging without checkerboards, a walk through the latent space, outlines."""
+"""The exercises of lesson 8: the plan of a generator, a walk through the latent space, outlines."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from lecture7_utils.classroom.checks.judging import Caller, Exercise, Wrong, as_tensor, close, compare
+from lecture7_utils.classroom.checks.judging import (
+    Caller,
+    Exercise,
+    Wrong,
+    as_tensor,
+    close,
+    compare,
+    randint,
+)
+from lecture7_utils.kernels.arguments import describe
+
+Layer = tuple[int, int, int, int, int]  # channels in, channels out, f, s, p
+_COLUMNS = ("side", "weights", "fully connected")
 
 
-def _filtered(x: Tensor, weight: Tensor) -> Tensor:
-    """PyTorch's convolution with zeros around: [N, C, H, W] and [D, C, k, k] give [N, D, H, W]."""
-    n, channels, height, width = x.shape
-    outputs, _, k, _ = weight.shape
-    wide = x.new_zeros(n, channels, height + k - 1, width + k - 1)
-    wide[:, :, k // 2 : k // 2 + height, k // 2 : k // 2 + width] = x
-    found = x.new_zeros(n, outputs, height, width)
-    for i in range(k):
-        for j in range(k):
-            part = wide[:, :, i : i + height, j : j + width]
-            found += torch.einsum("nchw,dc->ndhw", part, weight[:, :, i, j])
+def _plan(side: int, layers: list[Layer], *, larger: Callable | None = None) -> list[tuple[int, int, int]]:
+    """For each layer the side of its maps, its weights, and those of a fully connected layer."""
+    larger = larger or (lambda n, f, s, p: s * (n - 1) + f - 2 * p)
+    found = []
+    for a, b, f, s, p in layers:
+        after = larger(side, f, s, p)
+        found.append((after, a * b * f * f, a * side**2 * b * after**2))
+        side = after
     return found
 
 
-def _spread(x: Tensor, every: bool) -> Tensor:
-    """Both sides doubled: each value four times, or once with zeros to its right and below."""
-    n, c, h, w = x.shape
-    wide = x.new_zeros(n, c, 2 * h, 2 * w)
-    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)) if every else ((0, 0),):
-        wide[:, :, i::2, j::2] = x
-    return wide
+def _as_plan(got: object, count: int) -> list[list[float]]:
+    """The answer as `count` lists of three numbers; what is said otherwise."""
+    each = "for each layer (side, weights, weights fully connected)"
+    if hasattr(got, "tolist"):
+        got = got.tolist()
+    if not isinstance(got, list | tuple):
+        raise Wrong(f"expected a list with {each}, got {describe(got)}.")
+    if len(got) != count:
+        hint = ": the maps at the start are no layer's" if len(got) == count + 1 else ""
+        raise Wrong(f"expected {count} entries, one for each layer, got {len(got)}{hint}.")
+    rows = []
+    for row in got:
+        values = row.tolist() if hasattr(row, "tolist") else row
+        if not isinstance(values, list | tuple) or len(values) != 3:
+            raise Wrong(f"expected {each}, got {values!r}.")
+        try:
+            rows.append([float(value) for value in values])
+        except (TypeError, ValueError, RuntimeError):
+            raise Wrong(f"expected three numbers for each layer, got {values!r}.") from None
+    return rows
 
 
-def _judge_enlarge(call: Caller, g: torch.Generator) -> None:
-    for n, c, d, h, w, k in ((2, 3, 4, 4, 6, 3), (1, 2, 5, 5, 3, 5), (3, 4, 2, 3, 4, 1)):
-        x, weight = torch.randn(n, c, h, w, generator=g), torch.randn(d, c, k, k, generator=g)
-        a, v = x.double(), weight.double()
-        large = _spread(a, True)
-        want = _filtered(large, v)
-        small = k - 1
-        hints = {
-            (n, d, h, w): "the sides are not doubled",
-            (n, c, 2 * h, 2 * w): "enlarged, but not convolved: the channels become those of the filter",
-            (n, d, 2 * h - small, 2 * w - small): f"padding of {k // 2} keeps the sides at twice those of x",
-            (n, d, 2 * (h - small), 2 * (w - small)): "the convolution comes last, and is padded",
-            (n, d, 2 * h, w): "the columns are not doubled",
-            (n, d, h, 2 * w): "the rows are not doubled",
-            (n, d, 4 * h, 4 * w): "each side is doubled, not made four times as long",
-            (n, d, 2 * h + small, 2 * w + small): "the padding is too large",
-            (n, d, 2 * (h - 1) + k, 2 * (w - 1) + k): "a transposed convolution gives this size",
-            (d, 2 * h, 2 * w): "the batch dimension is missing",
+def _judge_plan(call: Caller, g: torch.Generator) -> None:
+    plans: list[tuple[int, list[Layer]]] = [
+        (4, [(3, 5, 4, 3, 1), (5, 2, 5, 2, 2)]),  # tells all the wrong sides below apart
+        (4, [(160, 96, 4, 2, 1), (96, 48, 4, 2, 1)]),  # as in the lesson
+    ]
+    for count in (3, 2, 4):
+        channels = (2 + torch.randperm(8, generator=g)[: count + 1]).tolist()  # all different
+        steps = [(randint(g, 3, 6).item(), randint(g, 2, 4).item(), 1) for _ in range(count)]
+        layers = [(a, b, *step) for a, b, step in zip(channels[:-1], channels[1:], steps, strict=True)]
+        plans.append((randint(g, 3, 7).item(), layers))
+    for side, layers in plans:
+        want, rows = _plan(side, layers), _as_plan(call(side, list(layers)), len(layers))
+        before = [side, *(after for after, _, _ in want[:-1])]
+        sides = {
+            "the side is s times as large only where f - 2p is s": lambda n, f, s, p: s * n,
+            "this is the size after an ordinary convolution": lambda n, f, s, p: (n + 2 * p - f) // s + 1,
+            "the padding goes off at both ends, 2p": lambda n, f, s, p: s * (n - 1) + f - p,
+            "the padding is left out": lambda n, f, s, p: s * (n - 1) + f,
+            "the padding is taken off, not added": lambda n, f, s, p: s * (n - 1) + f + 2 * p,
+            "n entries lie n - 1 steps apart": lambda n, f, s, p: s * n + f - 2 * p,
+            "the filter's f is missing: s (n - 1) + f - 2p": lambda n, f, s, p: s * (n - 1) - 2 * p,
         }
-        hints.pop((n, d, 2 * h, 2 * w), None)
-        got = as_tensor(call(x, weight), "the enlarged maps", (n, d, 2 * h, 2 * w), hints)
-        holes = _spread(a, False)
-        moved = torch.zeros_like(holes)
-        moved[:, :, 1::2, 1::2] = a
-        tiled = torch.cat([torch.cat([a, a], 3)] * 2, 2)
-        smooth = torch.nn.functional.interpolate(a, scale_factor=2, mode="bilinear")
-        turned = v.flip(2, 3)
-        mistakes = {
-            "zeros are put between the pixels, as in a transposed convolution: repeat each pixel": _filtered(
-                holes, v
-            ),
-            "this is a transposed convolution of stride 2: enlarge first, then convolve with stride 1": (
-                _filtered(holes, turned)
-            ),
-            "zeros are put between the pixels; repeat each of them ": _filtered(moved, v),
-            "the convolution comes first; enlarge first": _spread(_filtered(a, v), True),
-            "the filter is turned round: conv2d takes it as it is": _filtered(large, turned),
-            "the filter's rows and columns are swapped": _filtered(large, v.transpose(2, 3)),
-            "the whole picture is repeated; each pixel has to be": _filtered(tiled, v),
-            "the pixels are blended (bilinear); the exercise repeats them": _filtered(smooth, v),
-            "the result is divided by 4: each pixel is repeated, not shared out": want / 4,
-            "a ReLU is applied: the convolution is the last step": want.clamp(min=0),
-        }
-        if n > 1:
-            only = torch.zeros_like(want)
-            only[0] = want[0]
-            mistakes["only the first picture was done"] = only
-        compare(got, want, mistakes, ("image", "channel", "row", "column"))
+        mistakes: tuple[dict[str, list[int]], ...] = (
+            {name: [r[0] for r in _plan(side, layers, larger=way)] for name, way in sides.items()}
+            | {
+                "each layer begins with the side that the one before has made": [
+                    _plan(side, [layer])[0][0] for layer in layers
+                ]
+            },
+            {
+                "the filter has f rows and f columns": [a * b * f for a, b, f, _, _ in layers],
+                "each pair of channels, in and out, has a filter": [f * f for _, _, f, _, _ in layers],
+                "the channels that go out are missing": [a * f * f for a, _, f, _, _ in layers],
+                "the channels that go in are missing": [b * f * f for _, b, f, _, _ in layers],
+                "the biases are counted too": [a * b * f * f + b for a, b, f, _, _ in layers],
+                "the channels multiply: in times out": [(a + b) * f * f for a, b, f, _, _ in layers],
+                "the same weights serve at every place: count them once": [
+                    a * b * f * f * n * n for (a, b, f, _, _), n in zip(layers, before, strict=True)
+                ],
+                "these are the weights of all layers up to here; each layer's own are asked for": [
+                    sum(r[1] for r in want[: k + 1]) for k in range(len(want))
+                ],
+            },
+            {
+                "the channels are left out": [
+                    n**2 * r[0] ** 2 for n, r in zip(before, want, strict=True)
+                ],
+                "the maps have rows and columns: the sides count squared": [
+                    a * n * b * r[0] for (a, b, *_), n, r in zip(layers, before, want, strict=True)
+                ],
+                "the biases are counted too": [
+                    r[2] + b * r[0] ** 2 for (_, b, *_), r in zip(layers, want, strict=True)
+                ],
+                "every number that goes in is tied to every one that goes out: multiply, don't add": [
+                    a * n**2 + b * r[0] ** 2 for (a, b, *_), n, r in zip(layers, before, want, strict=True)
+                ],
+                "these are the numbers that go out; each is tied to every one that goes in": [
+                    b * r[0] ** 2 for (_, b, *_), r in zip(layers, want, strict=True)
+                ],
+                "each layer goes from the maps of the one before, not from the first ones": [
+                    layers[0][0] * side**2 * b * r[0] ** 2 for (_, b, *_), r in zip(layers, want, strict=True)
+                ],
+                "these are the weights of all layers up to here; each layer's own are asked for": [
+                    sum(r[2] for r in want[: k + 1]) for k in range(len(want))
+                ],
+            },
+        )  # fmt: skip
+        for column, (name, known) in enumerate(zip(_COLUMNS, mistakes, strict=True)):
+            got, right = [row[column] for row in rows], [row[column] for row in want]
+            if got == right:
+                continue
+            k = next(k for k, (x, y) in enumerate(zip(got, right, strict=True)) if x != y)
+            a, b, f, s, p = layers[k]
+            said = f"{got[k]:,.12g}"
+            why = next((f": {words}" for words, values in known.items() if got == values), "")
+            raise Wrong(
+                f"plan({side}, {layers}), layer {k + 1}, which is {a} to {b} channels, f = {f}, s = {s}, "
+                f"p = {p}, from {before[k]} × {before[k]}: {name}: expected {right[k]:,}, got {said}{why}."
+            )
 
 
 def _angle(cosine: float) -> float:
@@ -220,11 +274,12 @@ def _judge_outline(call: Caller, g: torch.Generator) -> None:
 
 EXERCISES = {
     "8a": Exercise(
-        "enlarge(x, weight)",
-        "repeat_interleave(2, dim) on rows and on columns, then F.conv2d with half of the filter's side, "
-        "weight.shape[-1] // 2, as padding.",
-        "enlarged first, convolved then: every pixel is covered equally often.",
-        _judge_enlarge,
+        "plan(side, layers)",
+        "from n to s (n - 1) + f - 2p; a filter of f × f for each pair of channels; fully connected, every "
+        "number of the maps before is tied to every number of the maps after. The new side is the next "
+        "layer's old one.",
+        "sides, weights, and what fully connected layers would cost.",
+        _judge_plan,
     ),
     "8b": Exercise(
         "walk(start, end, t)",
