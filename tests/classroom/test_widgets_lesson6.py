@@ -115,6 +115,23 @@ def test_every_entry_stands_in_its_cell(name, stride, padding, view, written):
     assert ((shown == 0) == (want == 0)).all()
 
 
+@pytest.mark.parametrize("view", lesson6.VIEWS)
+def test_no_title_is_cut_off_above_a_small_matrix(view, monkeypatch):
+    titles, draw = [], ImageDraw.ImageDraw.text
+
+    def text(self, place, words, *args, **kwargs):
+        if place == (2, 2):
+            titles.append((words, place[0] + kwargs["font"].getlength(words), self.im.size[0]))
+        return draw(self, place, words, *args, **kwargs)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    explorer = explore_convolution()
+    setting(explorer, filter="as printed: −1, 0, 0, 0, 1", stride=4, padding=0, matrix=view)
+    words, end, width = titles[-1]
+    assert words.startswith(view)
+    assert end <= width
+
+
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 2), (3, 1), (4, 3)])
 @pytest.mark.parametrize("name", list(lesson6.FILTERS))
 def test_the_readout_goes_there_and_back_as_pytorch_does(name, stride, padding):
@@ -132,6 +149,10 @@ def test_the_readout_goes_there_and_back_as_pytorch_does(name, stride, padding):
     assert int(down) == y.numel()
     assert int(up) == -(-(len(x) - w.numel()) // stride) + 1
     assert ("read by no row" in text) == (up != down)
+    if up != down:
+        unread = (len(x) - w.numel()) % stride
+        end = "1 entry at the end is" if unread == 1 else f"{unread} entries at the end are"
+        assert f"; {end} read by no row" in text
     matrix = convolution_matrix(w[0, 0], 8, stride, padding, keep_padding=True)
     gram = matrix @ matrix.T
     if torch.equal(gram, torch.diag(gram.diagonal())):

@@ -114,7 +114,9 @@ def _lines(matrix: Tensor, w: Tensor, size: int, stride: int, padding: int) -> l
     line = f"n<sub>x</sub> = {n} with padding, f = {f}, s = {stride}: the notes' ⌈{steps}⌉ + 1 = {up}, "
     line += f"PyTorch's ⌊{steps}⌋ + 1 = <b>{down}</b>"
     if up != down:
-        line += f"; {(n - f) % stride} at the end is read by no row"
+        unread = (n - f) % stride
+        entries = "1 entry at the end is" if unread == 1 else f"{unread} entries at the end are"
+        line += f"; {entries} read by no row"
     lines = [line]
     products = matrix @ matrix.T
     norm = products[0, 0].item()
@@ -168,9 +170,11 @@ def _picture(
     values = matrix.numpy()
     width, height = CELL
     left, above = MARGIN
-    sheet = Image.new("RGB", (left + width * len(columns) + 2, above + height * len(rows) + 2), "white")
-    pen, font, small = ImageDraw.Draw(sheet), font_of(18), font_of(17)
-    pen.text((2, 2), title, fill="black", font=font_of(18))
+    font, small = font_of(18), font_of(17)
+    across = max(left + width * len(columns), 2 + math.ceil(font.getlength(title)))
+    sheet = Image.new("RGB", (across + 2, above + height * len(rows) + 2), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((2, 2), title, fill="black", font=font)
     colours = entry_colours(values, float(np.abs(values).max()))
     for j, name in enumerate(columns):
         x = left + width * j
