@@ -49,7 +49,7 @@ SETTINGS = {
     "nothing more": ((), 0.02),
     "jitter": ((jitter(),), 0.02),
     "jitter, rotation and scale": ((jitter(), rotate_and_scale()), 0.02),
-    "these and Fourier": (NATURAL, 0.08),
+    "jitter, rotation, scale and Fourier": (NATURAL, 0.08),
 }
 
 
