@@ -232,7 +232,7 @@ def _judge_field(call: Caller, g: torch.Generator) -> None:
 
 def _judge_one_field(got: object, steps: Sequence[tuple[int, int, int]], i: int, size: int) -> None:
     want = _field(steps, i, size)
-    where = f"field({list(steps)}, {i}, {size})"
+    where = f"receptive_field({list(steps)}, {i}, {size})"
     if isinstance(got, Tensor | np.ndarray):
         got = got.tolist()
     try:
@@ -307,7 +307,7 @@ EXERCISES = {
         _judge_update,
     ),
     "5c": Exercise(
-        "field(steps, i, size)",
+        "receptive_field(steps, i, size)",
         "go back from the last step: the places a to b of its output see the places a · stride − padding to "
         "b · stride − padding + kernel − 1 of its input; at the end clip to the image.",
         "the field is right in the middle and at both borders.",
