@@ -348,13 +348,13 @@ def _bars(report: Report, names: Sequence[str], legend: bool = True):
     row for each method."""
     import matplotlib.pyplot as plt
     import numpy as np
-    from matplotlib.patheffects import Normal, Stroke
+    from matplotlib.patheffects import withStroke
 
     methods = list(report._by_method())
     known = [getattr(f, key) for f in report.findings for _, key, *_ in _BARS]
     most = max((v for v in known if v is not None), default=0.0)
     size = (plots.WIDTH if len(names) > 1 else 0.56 * plots.WIDTH, 0.9 + 0.52 * len(methods) + 0.4 * legend)
-    rim = [Stroke(linewidth=3, foreground="white"), Normal()]
+    rim = [withStroke(linewidth=3, foreground="white")]  # between a letter and the lines that pass under it
     with plt.rc_context(plots.style()):
         figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
         for ax, name in zip(axes[0], names, strict=True):
@@ -484,6 +484,8 @@ def _page(report: Report, examples: dict, asks: Mapping[str, str], threshold: fl
             f"<h2>How often {'is it' if one else 'are they'} right?</h2>",
             *_accuracies(report, threshold),
             f"<h2>Where {'does it' if one else 'do they'} look?</h2>",
+            "<p>Each method lays a map over a picture: bright where, by the question that it asks, the "
+            "network reacts. How much of the map lies on the animals, and how much on the price tag?</p>",
             "<div class='bars'>",
             *bars,
             "</div>",
@@ -583,7 +585,8 @@ def _accuracies(report: Report, threshold: float) -> list[str]:
         "<div class='cards'>",
         *cards,
         "</div>",
-        f"<p class='small'>Up to {threshold * 100:g} points lost count as not depending on the tag.</p>",
+        "<p class='small'>Shuffled: in each picture hangs the tag of any species, drawn at random. Up to "
+        f"{threshold * 100:g} points lost count as not depending on the tag.</p>",
     ]
 
 

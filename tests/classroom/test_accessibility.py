@@ -19,6 +19,7 @@ from matplotlib.text import Text
 import lecture7_utils as l7
 from lecture7_utils.classroom import plots
 from lecture7_utils.classroom.matrices import plot_matrices
+from lecture7_utils.classroom.report import _STYLE, Finding, Report, _bars, _page, _sheet
 from lecture7_utils.classroom.sheets import plot_hits
 from lecture7_utils.classroom.traces import plot_traces
 from lecture7_utils.kernels.ranking import Hit
@@ -183,6 +184,21 @@ PREDICTIONS = [
 ]
 
 
+SHARES = {"saliency": (0.26, 0.28), "SmoothGrad": (0.12, 0.03), "guided": (0.13, 0.4), "occlusion": (0.04, 0)}
+REPORT = Report(
+    findings=(
+        *(Finding(name, method, *share, 0.5, 0.2) for name in "AB" for method, share in SHARES.items()),
+        *(Finding(name, "CAM", why="it ends in no global average") for name in "AB"),
+    ),
+    accuracy={"A": 1.0, "B": 0.999},
+    shuffled={"A": 0.205, "B": 1.0},
+    animal_area=0.13,
+    tag_area=0.04,
+    count=200,
+    html="",
+)
+
+
 def rectangles(photo):
     return plots.plot_rectangles(photo, [(5, 6, 30, 40), (20, 10, 44, 60)], labels=["first", "second"])
 
@@ -206,6 +222,11 @@ FIGURES = {
         {"W": np.linspace(-3, 3, 35).reshape(5, 7), "small": np.eye(3)}, title="matrices"
     ),
     "hits": lambda: plot_hits(HITS, [PHOTO], whole=True, title="hits"),
+    "report": REPORT.plot,
+    "report of one": lambda: _bars(REPORT, ["A"], legend=False),
+    "pictures of the report": lambda: _sheet(
+        torch.rand(2, 3, 48, 64), {"saliency": torch.rand(2, 48, 64), "CAM": torch.zeros(2, 48, 64)}
+    ),
     "traces": lambda: plot_traces(HITS, [PHOTO], {"a channel": torch.randn(2, 3, 48, 64)}, title="traces"),
 }  # fmt: skip
 
@@ -220,6 +241,40 @@ def test_text_in_figures_stands_out(name, projector):
         l7.lecture_mode(False)
     assert len(found) >= 2
     assert {text: round(value, 1) for text, value in found.items() if value < ENOUGH} == {}
+
+
+def beside_letters(figure) -> dict[str, float]:
+    """For each text with a rim, the least contrast of its colour with the pixels that its letters touch."""
+    texts = [
+        t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip() and t.get_path_effects()
+    ]
+    figure.set_dpi(192)
+    as_it_is, found = pixels(figure), {}
+    for text in texts:
+        colour = text.get_color()
+        text.set_color("magenta")
+        letters = np.abs(pixels(figure) - as_it_is).max(2) > 0
+        text.set_color(colour)
+        around = letters.copy()
+        for step, axis in itertools.product((-1, 1), (0, 1)):
+            around |= np.roll(letters, step, axis)
+        assert letters.any(), text.get_text()
+        value = float(contrast(as_it_is[around & ~letters], to_rgb(colour)).min())
+        found[text.get_text()] = min(value, found.get(text.get_text(), np.inf))
+    return found
+
+
+def test_the_rim_keeps_a_bars_number_off_the_lines_behind_it():
+    """The blue line of the animals' area passes under some numbers: black on it has 4.1 only."""
+    assert contrast(to_rgb(plots.COLOURS[0]), (0, 0, 0)) < ENOUGH
+    figure = REPORT.plot()
+    found = beside_letters(figure)
+    assert {"12", "13", "40", "not defined"} <= found.keys()
+    assert {text: round(value, 1) for text, value in found.items() if value < ENOUGH} == {}
+    for text in figure.findobj(Text):
+        if text.get_path_effects():
+            text.set_path_effects([withStroke(linewidth=0.1, foreground="white")])
+    assert min(beside_letters(figure).values()) < ENOUGH
 
 
 def test_the_contrast_is_measured():
@@ -255,6 +310,18 @@ def test_text_on_slides_and_in_explorers_stands_out():
     pieces = (ROOT / "lecture7_utils/classroom/widgets/pieces.py").read_text(encoding="utf-8")
     (wrong,) = re.findall(r'"(#[0-9a-f]{6})" if wrong', pieces)
     assert contrast(to_rgb(wrong), (1, 1, 1)) >= ENOUGH
+
+
+def test_what_the_managers_page_draws_stands_out():
+    """Its bars, lines and frames, which are no text: at least 3. The text itself is measured in a browser."""
+    page = _page(REPORT, {}, {}, 0.03)
+    drawn = [
+        colour
+        for colour in re.findall(r"(?:border-left-color|border-color|background): (#\w{6})", _STYLE + page)
+        if colour.lower() != "#ffffff"
+    ]
+    assert {plots.COLOURS[0], plots.COLOURS[1]} <= set(drawn)
+    assert {colour for colour in drawn if contrast(to_rgb(colour), (1, 1, 1)) < 3} == set()
 
 
 def test_the_code_on_slides_stands_out(tmp_path):
