@@ -39,6 +39,8 @@ def _as_plan(got: object, count: int) -> list[list[float]]:
         got = got.tolist()
     if not isinstance(got, list | tuple):
         raise Wrong(f"expected a list with {each}, got {describe(got)}.")
+    if len(got) == 3 and all(isinstance(value, int | float) for value in got):
+        raise Wrong(f"expected a list with {each}, got the three numbers of one layer.")
     if len(got) != count:
         hint = ": the maps at the start are no layer's" if len(got) == count + 1 else ""
         raise Wrong(f"expected {count} entries, one for each layer, got {len(got)}{hint}.")
