@@ -2,11 +2,10 @@
 
 A rectangle in front of the image changes, at each layer, only a rectangle that grows with the receptive
 field. The network runs once on the image as it is; for each position of the occluder only the dirty
-rectangles are computed again. Nakandala, Nagrecha, Kumar, Papakonstantinou, "Incremental and Approximate
-Inference for Faster Occlusion-based Deep CNN Explanations", SIGMOD 2019, sections 3 and 4, give the exact
-form. Here many positions make a batch (see `plans`), and what a step needs of its input, the patch and what
-lies around it, is one gather from a table of rows of C values: two of padding, the map's H · W, the batch's
-patches.
+rectangles are computed again. Nakandala, Kumar, Papakonstantinou, "Incremental and Approximate Inference
+for Faster Occlusion-based Deep CNN Explanations", SIGMOD 2019, sections 3 and 4, give the exact form. Here
+many positions make a batch (see `plans`), and what a step needs of its input, the patch and what lies around
+it, is one gather from a table of rows of C values: two of padding, the map's H · W, the batch's patches.
 """
 
 from collections import OrderedDict

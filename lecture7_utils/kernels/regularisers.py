@@ -147,7 +147,7 @@ def total_variation(weight: float = 1e-3, beta: float = 2.0) -> Penalty:
     """Take weight × the total variation off the objective: neighbours are to be alike.
 
     Mahendran, Vedaldi, "Understanding Deep Image Representations by Inverting Them", CVPR 2015 (arXiv
-    1412.0035), section 3: R(x) = sum_ij ((x_i,j+1 - x_ij)^2 + (x_i+1,j - x_ij)^2)^(beta / 2), summed over the
+    1412.0035), section 2: R(x) = sum_ij ((x_i,j+1 - x_ij)^2 + (x_i+1,j - x_ij)^2)^(beta / 2), summed over the
     channels too; beyond the border there is no difference.
     weight: at least 0, in units of the objective. beta: 1 to 4; 1 allows edges, 2 spreads them out.
     Raises `TypeError` or `ValueError` for others.
