@@ -239,23 +239,24 @@ class DirtyRectangles:
         if needed > TABLES:
             raise NotFaster(f"its maps would take {needed / 2**30:.1f} GiB")
         self._tables, self._integrals = {}, {}
-        for number, extra in self._programs.sources.items():
-            map_ = self._steps[number].map
-            channels, height, width = self._steps[number].shape
-            table = map_.new_empty((_PADDING + height * width + extra, channels))
-            table[0], table[1] = 0, -torch.inf
-            table[_PADDING : _PADDING + height * width] = map_[0].flatten(1).T
-            self._tables[number] = table
         averaged = {o.number for p in self._programs.programs for o in p.operations if o.corners is not None}
         for number in averaged:
             source = self._steps[number].inputs[0]
             sums = self._steps[source].map[0].double().cumsum(1).cumsum(2)
             integral = torch.nn.functional.pad(sums, (1, 0, 1, 0)).permute(1, 2, 0).contiguous()
             self._integrals[number] = integral
+        for number, step in enumerate(self._steps):
+            map_, step.map = step.map, None  # so that no more than one is held twice
+            if number not in self._programs.sources:
+                continue
+            channels, height, width = step.shape
+            rows = _PADDING + height * width
+            table = map_.new_empty((rows + self._programs.sources[number], channels))
+            table[0], table[1] = 0, -torch.inf
+            table[_PADDING:rows] = map_[0].flatten(1).T
+            self._tables[number] = table
         both = torch.cat([self._image, self._fill])
         self._pixels = both.permute(0, 2, 3, 1).reshape(-1, both.shape[1])
-        for step in self._steps:
-            step.map = None
 
     # ------------------------------------------------------------------------------------- one batch
 

@@ -183,11 +183,14 @@ class _Sweep:
             try:
                 for numbers, values in self._dirty(owner):
                     yield [owner * places + number for number in numbers], values
-            except NotFaster as why:
-                if isinstance(why, Differs):
+                continue
+            except NotFaster as error:
+                why = str(error)
+                if isinstance(error, Differs):
                     self.doubt = f"occlusion_map took the dense way: {why}"
-                yield from self._densely(owner * places, n * places, str(why))
-                return
+            # outside the block: the error keeps the tables alive
+            yield from self._densely(owner * places, n * places, why)
+            return
 
     def _dirty(self, owner: int) -> Iterator[tuple[list[int], Tensor]]:
         n, one = len(self._images), slice(owner, owner + 1)

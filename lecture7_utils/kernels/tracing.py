@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from lecture7_utils.kernels.arguments import describe, tensors_in
 
 Pair = tuple[int, int]
+KEPT = 5 * 2**28  # bytes, of all maps that a trace holds
 
 
 class Untraceable(Exception):
@@ -220,8 +221,9 @@ class _Recorder(TorchFunctionMode):
         self._image = image
         self._numbers: dict[int, tuple[weakref.ref, int]] = {}
         self._read: set[int] = set()
+        self._kept = 0
         self.attach(image, 0)
-        self.keep(0, image)
+        self.steps[0].map = image
 
     def number(self, tensor: Tensor) -> int | None:
         """The step that gave this tensor."""
@@ -232,10 +234,16 @@ class _Recorder(TorchFunctionMode):
         self._numbers[id(tensor)] = weakref.ref(tensor), number
 
     def keep(self, number: int, tensor: Tensor) -> None:
+        if self.steps[number].map is None:
+            self._kept += tensor.numel() * tensor.element_size()
+            if self._kept > KEPT:
+                self.leave(f"maps of more than {KEPT / 2**30:.2g} GiB")
         self.steps[number].map = tensor
 
     def leave(self, why: str):
         self.failure = self.failure or why
+        for step in self.steps:  # the memory is needed, and the error keeps this object alive for a while
+            step.map = None
         raise _Leave(why)
 
     def add(self, step: Step, tensor: Tensor, squeezed: bool = False) -> None:

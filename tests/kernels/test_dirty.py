@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lecture7_utils.kernels import dirty
+from lecture7_utils.kernels import dirty, tracing
 from lecture7_utils.kernels.dirty import DirtyRectangles, dirty_rectangles
 from lecture7_utils.kernels.occlusion import occlude, occlusion_map
 from lecture7_utils.kernels.receptive import receptive_field
 from lecture7_utils.kernels.targets import class_probability, evaluate, unit
+from tests.benchmarks.measure import peak
 from tests.guards import refuses, unchanged
 from tests.kernels.test_dense import calibrate
 from tests.nets import random_images
@@ -531,7 +532,24 @@ def test_hooks_see_every_pass():
 
 def test_maps_too_large_to_keep(monkeypatch):
     monkeypatch.setattr(dirty, "TABLES", 10**4)
-    dense_with(net_for(), "GiB")
+    dense_with(net_for(), "its maps would take")
+
+
+def test_maps_too_large_to_trace(monkeypatch):
+    monkeypatch.setattr(tracing, "KEPT", 10**4)
+    dense_with(net_for(), "maps of more than")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "stride", "how"), [(448, 120, "dirty rectangles"), (1200, 800, "dense")])
+def test_memory_stays_below_two_gibibytes_beyond_the_model(side, stride, how):
+    net, image = torchvision_net("vgg16", 64), random_images(4, 1, (side, side), torch.float32)
+    found = []
+    taken = peak(lambda: found.append(occlusion_map(net, image, 1, window=64, stride=stride).how))
+    assert found[0].startswith(how)
+    if taken is None:
+        pytest.skip("this system does not tell what a call took")
+    assert 2**26 < taken < 2**31
 
 
 @pytest.mark.parametrize("wrong", [1e-3, float("nan")])
