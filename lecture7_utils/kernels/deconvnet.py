@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lecture7_utils.kernels.arguments import describe, require_choice, require_images, require_model
-from lecture7_utils.kernels.layers import constant, evaluation, find_layer, run_on_copy
+from lecture7_utils.kernels.layers import constant, evaluation, find_layer
 from lecture7_utils.kernels.rules import RULES, ReluRule, require_python, require_seen
 from lecture7_utils.kernels.targets import Target, TargetLike, Unit, as_target, read, run_for
 from lecture7_utils.kernels.unpooling import OVERLAPS, Switches, switches, unpool
@@ -53,7 +53,7 @@ def deconvnet(
         and not with rule="gradient".
     Returns [N, 3, H, W], signed, with the dtype and device of `images`; not normalised. One forward and one
     backward pass; no gradient is computed for parameters; eval mode; the model is left as it was. It works
-    inside `no_grad` and `inference_mode` too. The memory format is chosen as in `class_activation_map`.
+    inside `no_grad` and `inference_mode` too.
     Raises `TypeError` or `ValueError` naming the argument, what was expected and what came. A step that a
     rule has no inverse for (sigmoid, GELU, a product of two signals as in squeeze-and-excitation, layer norm,
     `where`, a clamp to other bounds than 0 and a positive number, batch norm in training mode) raises
@@ -68,33 +68,27 @@ def deconvnet(
             f"overlap: expected 'add' with rule='gradient', as that is what a gradient does, got {overlap!r}"
         )
     with torch.inference_mode(False), evaluation(model, images.device), constant(model):
-        # the memory format decides nothing but the speed
-        trace = run_on_copy(lambda copy: _trace(model, copy, target, rule, start, overlap), images.detach())
-        return trace.contiguous()
-
-
-def _trace(model: nn.Module, leaf: Tensor, target: Target, rule: str, start: str, overlap: str) -> Tensor:
-    """One pass there and back from `leaf`, a tensor of its own."""
-    with torch.enable_grad():
-        leaf.requires_grad_(True)
-        mode = nullcontext() if rule == "gradient" else ReluRule(model, rule, overlap)
-        with mode:
-            # a copy goes in: a leaf can't be changed in place, and the network's first step may try
-            output = run_for(model, leaf.clone(), target)
-        if rule != "gradient":
-            if mode.refused is not None:
-                raise mode.refused
-            require_seen(output, rule)
-        trace = None
-        if output.requires_grad:
-            signal = _kept(output, target, start)
-            (trace,) = torch.autograd.grad(output, leaf, signal, allow_unused=True)
-    if trace is None:
-        raise ValueError(
-            "target: expected a value that depends on the images through differentiable steps, "
-            "got one that does not"
-        )
-    return trace
+        with torch.enable_grad():
+            # the leaf shares its memory with `images`; a copy goes in: a network whose first step is in place
+            # must neither fail nor change them
+            leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_(True)
+            mode = nullcontext() if rule == "gradient" else ReluRule(model, rule, overlap)
+            with mode:
+                output = run_for(model, leaf.clone(), target)
+            if rule != "gradient":
+                if mode.refused is not None:
+                    raise mode.refused
+                require_seen(output, rule)
+            trace = None
+            if output.requires_grad:
+                signal = _kept(output, target, start)
+                (trace,) = torch.autograd.grad(output, leaf, signal, allow_unused=True)
+        if trace is None:
+            raise ValueError(
+                "target: expected a value that depends on the images through differentiable steps, "
+                "got one that does not"
+            )
+        return trace
 
 
 def _kept(output: Tensor, target: Target, start: str) -> Tensor:

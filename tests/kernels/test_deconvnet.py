@@ -830,41 +830,6 @@ def test_left_as_it_was_when_a_pass_breaks(error, backward, rule):
             explicit_deconvnet(chain, X, 1, rule=rule)
 
 
-class Rectified(nn.Module):
-    """Without max pooling, so that a trace changes with rounding by no more than that; on request with a view
-    that the channels-last format has not."""
-
-    def __init__(self, viewed: bool):
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
-            self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3, stride=2)
-        self.viewed = viewed
-
-    def forward(self, x):
-        x = F.relu(self.first(x.view(len(x), -1).view(x.shape) if self.viewed else x))
-        return F.relu(self.second(x)).mean((2, 3))
-
-
-@pytest.mark.parametrize("viewed", [False, True])
-def test_single_precision_takes_channels_last_where_the_network_lets_it(viewed):
-    net, images = Rectified(viewed), random_images(5, 2, (20, 18), torch.float32)
-    want = deconvnet(copy.deepcopy(net).double(), images.double(), 1)
-    formats = []
-
-    def note(_module, inputs):
-        formats.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
-
-    handle = net.first.register_forward_pre_hook(note)
-    with unchanged(net, images):
-        got = deconvnet(net, images, 1)
-    handle.remove()
-    assert formats == [torch.backends.mkldnn.is_available() and not viewed]
-    assert want.abs().max() > 0
-    assert (got - want).abs().max() <= 1e-5 * want.abs().max()
-    assert got.is_contiguous()
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("rule", RULES)
 def test_on_a_gpu(rule):
