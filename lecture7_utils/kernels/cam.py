@@ -157,7 +157,8 @@ def grad_cam(
     Returns values in units of target, with the dtype and device of `images`; not normalised. One forward
     pass, with a graph from the layer on only, and one backward pass to the layer; no gradient is computed
     for parameters; the model is left as it was. It works inside `no_grad` and `inference_mode` too. The
-    memory format is chosen as in `class_activation_map`.
+    memory format is chosen as in `class_activation_map`, so the channels' weights may differ from those of a
+    pass in the plain format by more than the last digit: rounding may turn a ReLU behind the layer.
     Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
     require_model(model)
