@@ -20,7 +20,7 @@ from lecture7_utils.kernels.arguments import (
     require_model,
     require_number,
 )
-from lecture7_utils.kernels.dense import ROOM, ROOM_ELSEWHERE
+from lecture7_utils.kernels.dense import ROOM, ROOM_ELSEWHERE, agree
 from lecture7_utils.kernels.feed import (
     Batch,
     Reader,
@@ -609,13 +609,8 @@ def _layout(model: nn.Module, layers: Sequence[str], image: Tensor) -> torch.mem
             other = read(image.clone(memory_format=torch.channels_last))
     except Exception:  # a view that needs its own layout; what fails in both fails again in the pass
         return torch.contiguous_format
-    tolerance = min(1000 * torch.finfo(image.dtype).eps, 0.05)
-    for name in layers:
-        if other[name].shape != plain[name].shape:
-            return torch.contiguous_format
-        if not (other[name] - plain[name]).abs().max() <= tolerance * plain[name].abs().max():
-            return torch.contiguous_format
-    return torch.channels_last
+    same = all(agree(other[name], plain[name]) for name in layers)
+    return torch.channels_last if same else torch.contiguous_format
 
 
 def _called(model: nn.Module) -> str:
