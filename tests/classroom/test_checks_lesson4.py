@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lecture7_utils.classroom.checks import check
 from tests.guards import unchanged
@@ -19,9 +20,13 @@ def ascent_step(model, x, c, rate, l2, objective=lambda s, c: s[:, c], penalty=l
     return (x + rate * gradient).detach()
 
 
-def total_variation(x):
-    down, right = x[:, :, 1:] - x[:, :, :-1], x[..., 1:] - x[..., :-1]
-    return (down**2).sum((1, 2, 3)) + (right**2).sum((1, 2, 3))
+def _steps(x):
+    return F.pad(x.diff(dim=2), (0, 0, 0, 1)), F.pad(x.diff(dim=3), (0, 1))
+
+
+def total_variation(x, beta, steps=_steps, dims=(1, 2, 3)):
+    down, right = steps(x)
+    return (down**2 + right**2).pow(beta / 2).sum(dims)
 
 
 def one_each(features, channels):
@@ -47,18 +52,29 @@ def _penalty_by_hand(model, x, c, rate, l2):
         return x * (1 - 2 * rate * l2) + rate * gradient
 
 
-def _variation_by_loops(x):
-    found = []
-    for image in x.numpy():
-        found.append(np.square(np.diff(image, axis=1)).sum() + np.square(np.diff(image, axis=2)).sum())
-    return np.array(found)
+def _variation_by_loops(x, beta):
+    n, _, h, w = x.shape
+    found = np.zeros(n)
+    for k, c, i, j in np.ndindex(*x.shape):
+        here = x[k, c, i, j]
+        down = x[k, c, i + 1, j] - here if i + 1 < h else 0.0
+        right = x[k, c, i, j + 1] - here if j + 1 < w else 0.0
+        found[k] += float(down**2 + right**2) ** (beta / 2)
+    return found
+
+
+def _variation_by_parts(x, beta):
+    down, right = x.diff(dim=2), x.diff(dim=3)
+    inside = (down[..., :-1] ** 2 + right[:, :, :-1] ** 2) ** (beta / 2)
+    borders = down[..., -1].abs().pow(beta).sum((1, 2)) + right[:, :, -1].abs().pow(beta).sum((1, 2))
+    return inside.sum((1, 2, 3)) + borders
 
 
 ALSO_RIGHT = [
     ("4a", _image_by_image),
     ("4a", _penalty_by_hand),
     ("4b", _variation_by_loops),
-    ("4b", lambda x: sum(x.diff(dim=d).square().flatten(1).sum(1) for d in (2, 3))),
+    ("4b", _variation_by_parts),
     ("4c", lambda f, k: torch.stack([f[n, c].mean() for n, c in enumerate(k)])),
     ("4c", lambda f, k: f.mean((2, 3)).gather(1, k[:, None])[:, 0]),
     ("4c", lambda f, k: f.mean((2, 3))[:, k].diagonal().numpy()),
@@ -185,41 +201,53 @@ WRONG = [
     ("4a", _in_place, r"changes `x`.*clone"),
     ("4a", _zeroed, "changes the model's weights"),
     ("4a", lambda m, x, c, r, d: ascent_step(m, x, c, r, d) + 1, "expected .*, got"),
-    ("4b", lambda x: total_variation(x).sum(), "one number for the whole batch"),
-    ("4b", lambda x: total_variation(x).sum().expand(len(x)), "sum of the whole batch"),
-    ("4b", lambda x: x.diff(dim=3).square().sum((1, 2, 3)), "only neighbours in a row"),
-    ("4b", lambda x: x.diff(dim=2).square().sum((1, 2, 3)), "only neighbours in a column"),
-    ("4b", lambda x: sum(x.diff(dim=d).abs().sum((1, 2, 3)) for d in (2, 3)), "square them"),
-    ("4b", lambda x: sum(x.diff(dim=d).sum((1, 2, 3)) for d in (2, 3)), "with their signs"),
-    ("4b", lambda x: sum(x.diff(dim=d).sum((1, 2, 3)) ** 2 for d in (2, 3)), "sum the squares"),
-    ("4b", lambda x: total_variation(x).sqrt(), "root"),
-    ("4b", lambda x: sum(x.diff(dim=d).square().mean((1, 2, 3)) for d in (2, 3)), "the mean is taken"),
-    ("4b", lambda x: total_variation(x) / x[0].numel(), "divided by the number of pixels"),
-    ("4b", lambda x: sum((x - x.roll(1, d)).square().sum((1, 2, 3)) for d in (2, 3)), "don't wrap around"),
+    ("4b", lambda x, b: total_variation(x, b).sum(), "one number for the whole batch"),
+    ("4b", lambda x, b: total_variation(x, b).sum().expand(len(x)), "sum of the whole batch"),
+    ("4b", lambda x, b: x.diff(dim=3).abs().pow(b).sum((1, 2, 3)), "only neighbours in a row"),
+    ("4b", lambda x, b: x.diff(dim=2).abs().pow(b).sum((1, 2, 3)), "only neighbours in a column"),
+    ("4b", lambda x, b: sum(d.square().sum((1, 2, 3)) for d in _steps(x)), "exponent is left out"),
+    ("4b", lambda x, b: sum(d.abs().pow(b).sum((1, 2, 3)) for d in _steps(x)), "by itself"),
+    ("4b", lambda x, b: total_variation(x, 2 * b), r"so it is beta / 2"),
+    ("4b", lambda x, b: total_variation(x, 2).pow(b / 2), "take it at each place"),
+    ("4b", lambda x, b: sum(d.sum((1, 2, 3)) for d in _steps(x)), "with their signs"),
+    ("4b", lambda x, b: total_variation(x, b).sqrt(), "the root"),
+    ("4b", lambda x, b: total_variation(x, b) / x[0].numel(), "the mean is taken"),
     (
         "4b",
-        lambda x: (
-            (x[:, :, 1:, :-1] - x[:, :, :-1, :-1]).square().sum((1, 2, 3))
-            + (x[:, :, :-1, 1:] - x[:, :, :-1, :-1]).square().sum((1, 2, 3))
-        ),
+        lambda x, b: total_variation(x, b, lambda x: [x.roll(-1, d) - x for d in (2, 3)]),
+        "don't wrap around",
+    ),
+    (
+        "4b",
+        lambda x, b: total_variation(x, b, lambda x: (x.diff(dim=2)[..., :-1], x.diff(dim=3)[:, :, :-1])),
         "the last row and the last column",
     ),
-    ("4b", lambda x: 2 * total_variation(x), "counted twice"),
-    ("4b", lambda x: sum(x.diff(dim=d).square().mean(1).sum((1, 2)) for d in (2, 3)), "averaged; sum over"),
-    ("4b", lambda x: total_variation(x.mean(1, keepdim=True)), "before the differences"),
-    ("4b", lambda x: sum(x.diff(dim=d).square().sum((2, 3)) for d in (2, 3)), "channels are not summed"),
-    ("4b", lambda x: total_variation(x)[:, None, None, None], "keepdim"),
-    ("4b", lambda x: x.square().sum((1, 2, 3)), "differences are asked for"),
     (
         "4b",
-        lambda x: (
-            (x[:, :, 2:] - x[:, :, :-2]).square().sum((1, 2, 3))
-            + (x[..., 2:] - x[..., :-2]).square().sum((1, 2, 3))
+        lambda x, b: total_variation(
+            x, b, lambda x: (F.pad(x.diff(dim=2), (0, 0, 1, 0)), F.pad(x.diff(dim=3), (1, 0)))
         ),
-        "two apart",
+        "different places are paired",
     ),
-    ("4b", lambda x: torch.cat([total_variation(x[:1]), torch.zeros(len(x) - 1)]), "only the first image"),
-    ("4b", lambda x: "smooth", "expected a tensor"),
+    ("4b", lambda x, b: 2 * total_variation(x, b), "counted twice"),
+    ("4b", lambda x, b: total_variation(x, b, dims=(2, 3)).mean(1), "averaged; sum over"),
+    ("4b", lambda x, b: total_variation(x.mean(1, keepdim=True), b), "before the differences"),
+    (
+        "4b",
+        lambda x, b: sum(d.square().sum(1) for d in _steps(x)).pow(b / 2).sum((1, 2)),
+        "summed before the power",
+    ),
+    ("4b", lambda x, b: total_variation(x, b, dims=(2, 3)), "channels are not summed"),
+    ("4b", lambda x, b: sum(d.square() for d in _steps(x)).pow(b / 2), "places are not summed"),
+    ("4b", lambda x, b: total_variation(x, b)[:, None, None, None], "keepdim"),
+    ("4b", lambda x, b: x.square().sum((1, 2, 3)), "differences are asked for"),
+    (
+        "4b",
+        lambda x, b: torch.cat([total_variation(x[:1], b), torch.zeros(len(x) - 1)]),
+        "only the first image",
+    ),
+    ("4b", lambda x, b: (x.diff(dim=2) ** 2 + x.diff(dim=3) ** 2).sum((1, 2, 3)), "RuntimeError.*size"),
+    ("4b", lambda x, b: "smooth", "expected a tensor"),
     ("4c", lambda f, k: f[:, k].mean((2, 3)), "image n has channel"),
     ("4c", lambda f, k: f[:, k], "image n has channel"),
     ("4c", lambda f, k: f[torch.arange(len(f)), k], "places are not averaged"),

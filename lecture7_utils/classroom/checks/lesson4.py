@@ -1,6 +1,7 @@
 """The exercises of lesson 4, gradient ascent."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lecture7_utils.classroom.checks.judging import (
@@ -95,50 +96,65 @@ def _judge_step(call: Caller, g: torch.Generator) -> None:
 
 
 def _judge_variation(call: Caller, g: torch.Generator) -> None:
-    for n, h, w in ((3, 5, 7), (1, 6, 4), (4, 4, 4)):
+    for n, h, w, beta in ((3, 5, 7, 1.5), (1, 6, 4, 1.0), (4, 4, 4, 2.0)):
         images = torch.rand(n, 3, h, w, generator=g)
         x = images.double()
-        down, right = x[:, :, 1:] - x[:, :, :-1], x[..., 1:] - x[..., :-1]
+        down, right = F.pad(x.diff(dim=2), (0, 0, 0, 1)), F.pad(x.diff(dim=3), (0, 1))
 
         def total(values: Tensor) -> Tensor:
             return values.sum((1, 2, 3))
 
-        rows, columns = total(down**2), total(right**2)
-        want = rows + columns
-        around = total((x - x.roll(1, 2)) ** 2) + total((x - x.roll(1, 3)) ** 2)
-        inside = total((down[..., :-1] ** 2) + (right[:, :, :-1] ** 2))
+        def of(down: Tensor, right: Tensor, beta: float = beta) -> Tensor:
+            return total((down**2 + right**2) ** (beta / 2))
+
+        want, nothing = of(down, right), torch.zeros_like(x)
         grey = x.mean(1, keepdim=True)
         hints = {
             (): "one number for the whole batch; one for each image is asked for",
             (1,): "one number for the whole batch; one for each image is asked for",
             (n, 3): "the channels are not summed yet",
             (n, 1, 1, 1): "without the other dimensions, so no keepdim",
-            (n, 3, h, w): "the differences are not summed yet",
+            (n, 3, h, w): "the places are not summed yet",
+            (n, 3, h - 1, w - 1): "the places are not summed yet",
         }
         if n == 1:
             del hints[(1,)]
-        got = as_tensor(call(images), "the total variation of each image", (n,), hints)
+        got = as_tensor(call(images, beta), "the total variation of each image", (n,), hints)
         mistakes = {
-            "only neighbours in a row are compared; those in a column count too": columns,
-            "only neighbours in a column are compared; those in a row count too": rows,
-            "the absolute differences are summed; square them": total(down.abs()) + total(right.abs()),
+            "only neighbours in a row are compared; those in a column count too": of(nothing, right),
+            "only neighbours in a column are compared; those in a row count too": of(down, nothing),
+            "the exponent is left out: raise the sum of the two squares of each place to beta / 2": (
+                of(down, right, 2)
+            ),
+            "each difference is raised to beta by itself: sum the two squares of a place first": (
+                total(down.abs() ** beta) + total(right.abs() ** beta)
+            ),
+            "the exponent is beta; the squares are there already, so it is beta / 2": (
+                of(down, right, 2 * beta)
+            ),
+            "the power is taken of the sum over all places: take it at each place, then sum": (
+                total(down**2 + right**2) ** (beta / 2)
+            ),
             "the differences are summed with their signs: square them first": total(down) + total(right),
             "the root is taken of the sum; leave it as it is": want.sqrt(),
-            "the mean is taken; the sum is asked for": (
-                (down**2).mean((1, 2, 3)) + (right**2).mean((1, 2, 3))
+            "the mean is taken; the sum is asked for": want / (3 * h * w),
+            "the first and the last row and column are compared too: images don't wrap around": (
+                of(x - x.roll(-1, 2), x - x.roll(-1, 3))
             ),
-            "the sum is divided by the number of pixels": want / (3 * h * w),
-            "the first and the last row and column are compared too: images don't wrap around": around,
-            "the last row and the last column are left out": inside,
+            "the last row and the last column are left out: one of their two differences is there": (
+                of(down[:, :, :-1, :-1], right[:, :, :-1, :-1])
+            ),
+            "differences of different places are paired: x[i, j] with x[i + 1, j] and with x[i, j + 1]": (
+                of(down.roll(1, 2), right.roll(1, 3))
+            ),
             "each pair is counted twice": 2 * want,
             "the channels are averaged; sum over them": want / 3,
-            "the channels are averaged before the differences: take each on its own": (
-                total((grey[:, :, 1:] - grey[:, :, :-1]) ** 2) + total((grey[..., 1:] - grey[..., :-1]) ** 2)
+            "the channels are averaged before the differences: take each on its own": of(
+                F.pad(grey.diff(dim=2), (0, 0, 0, 1)), F.pad(grey.diff(dim=3), (0, 1))
             ),
-            "pixels two apart are compared; neighbours are next to each other": (
-                total((x[:, :, 2:] - x[:, :, :-2]) ** 2) + total((x[..., 2:] - x[..., :-2]) ** 2)
+            "the channels are summed before the power: take each on its own": (
+                ((down**2 + right**2).sum(1) ** (beta / 2)).sum((1, 2))
             ),
-            "the square of the sum is taken; sum the squares": total(down) ** 2 + total(right) ** 2,
             "the squares of the pixels are summed; their differences are asked for": total(x**2),
         }
         if n > 1:
@@ -201,10 +217,10 @@ EXERCISES = {
         _judge_step,
     ),
     "4b": Exercise(
-        "total_variation(x)",
-        "subtract each image [3, H, W] from itself moved by one row, then by one column; square the "
-        "differences and sum them.",
-        "the total variation agrees with the reference on every batch.",
+        "total_variation(x, beta)",
+        "at each place add the squares of the step down and of the step to the right (0 beyond the border), "
+        "raise this to beta / 2, and sum over places and channels.",
+        "the total variation agrees with the reference for every beta.",
         _judge_variation,
     ),
     "4c": Exercise(

@@ -293,7 +293,7 @@ def _centred(steps: Sequence[tuple[int, int, int]], i: int, span: int) -> list[i
 
 EXERCISES = {
     "5a": Exercise(
-        "strongest(features)",
+        "strongest_place(features)",
         "flatten the places of features [N, C, h, w] into one dimension and take max over it: it gives "
         "values and places; row and column are place // w and place % w.",
         "value, row and column agree with the reference on every batch.",
