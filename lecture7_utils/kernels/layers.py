@@ -24,8 +24,7 @@ def evaluation(model: nn.Module, device: torch.device | None = None) -> Iterator
     Raises `TypeError` if `model` is no `nn.Module`. What is raised inside is passed on.
     """
     require_model(model)
-    modules = _modules(model)
-    flags = [module.training for module in modules]
+    modules, flags = _modules(model)
     cuda = device if device is not None and device.type == "cuda" else None
     # as a dict: numpy reads and writes that faster than its old tuple
     numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
@@ -36,10 +35,9 @@ def evaluation(model: nn.Module, device: torch.device | None = None) -> Iterator
             model.eval()
         yield model
     finally:
-        if [module.training for module in modules] != flags:
-            for module, flag in zip(modules, flags, strict=True):
-                if module.training != flag:  # writing to a module costs more than reading
-                    module.training = flag
+        for module, flag in zip(modules, flags, strict=True):
+            if module.training is not flag:  # writing to a module costs more than reading
+                module.training = flag
         torch.set_rng_state(cpu_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
@@ -47,17 +45,18 @@ def evaluation(model: nn.Module, device: torch.device | None = None) -> Iterator
             torch.cuda.set_rng_state(cuda_state, cuda)
 
 
-def _modules(model: nn.Module) -> list[nn.Module]:
-    """`model` and all modules inside, each once: `model.modules()`, which takes its time for names."""
-    found, todo = {model: None}, [model]
-    while todo:
-        inside = todo.pop()._modules
+def _modules(model: nn.Module) -> tuple[list[nn.Module], list[bool]]:
+    """`model` and all inside, each once, and their flags: `model.modules()` takes its time for names."""
+    found, flags, known = [model], [model.training], {model}
+    for module in found:  # it grows on the way
+        inside = module._modules
         if inside:
-            for module in inside.values():
-                if module is not None and module not in found:
-                    found[module] = None
-                    todo.append(module)
-    return list(found)
+            for child in inside.values():
+                if child is not None and child not in known:
+                    known.add(child)
+                    found.append(child)
+                    flags.append(child.training)
+    return found, flags
 
 
 def prefers_channels_last(images: Tensor) -> bool:

@@ -124,8 +124,9 @@ def input_gradient(model: nn.Module, images: Tensor, target: Target) -> Tensor:
     Raises `ValueError` if the target does not depend on the images.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        # a clone goes in: a network whose first step is in place must neither fail nor change `images`
-        leaf = images.detach().clone().requires_grad_(True)
+        # the leaf shares its memory with `images`; a clone goes in: a network whose first step is in place
+        # must neither fail nor change them
+        leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_(True)
         value = values(model, leaf.clone(), target)
         gradient = None
         if value.requires_grad:

@@ -149,6 +149,8 @@ def read_class(scores: Tensor, target: ClassScore | ClassProbability) -> Tensor:
     index = _per_image(target.classes, scores.shape[0], scores.shape[1], "target", "class", scores.device)
     if isinstance(target, ClassProbability):
         scores = torch.softmax(scores, dim=1)
+    if isinstance(index, int):
+        return scores[:, index]
     return scores.gather(1, index[:, None])[:, 0]
 
 
@@ -159,8 +161,8 @@ def read_unit(output: Tensor, target: Unit) -> Tensor:
             f"layer: expected {target.layer!r} to give [N, C, H, W] or [N, C], got {describe(output)}"
         )
     index = _per_image(target.channel, output.shape[0], output.shape[1], "channel", "channel", output.device)
-    if isinstance(target.channel, int):
-        maps = output[:, target.channel]  # a view: its backward pass is many times as quick
+    if isinstance(index, int):
+        maps = output[:, index]
     else:
         maps = output[torch.arange(output.shape[0], device=output.device), index]
     if isinstance(target.position, tuple):
@@ -195,10 +197,11 @@ def _ints(value: object, name: str) -> Ints:
     return tuple(require_int(as_int(v, name, expected), name, 0) for v in value)
 
 
-def _per_image(chosen: Ints, n: int, count: int, name: str, noun: str, device: torch.device) -> Tensor:
+def _per_image(chosen: Ints, n: int, count: int, name: str, noun: str, device: torch.device) -> int | Tensor:
+    """What was chosen, checked: one for all images as an int (a view of it is far quicker), or [N]."""
     if isinstance(chosen, tuple) and len(chosen) != n:
         raise ValueError(f"{name}: expected one {noun} for each of the {n} images, got {len(chosen)}")
     highest = max(chosen) if isinstance(chosen, tuple) else chosen
     if highest >= count:
         raise ValueError(f"{name}: expected a {noun} between 0 and {count - 1}, got {highest}")
-    return torch.tensor(chosen if isinstance(chosen, tuple) else [chosen] * n, device=device)
+    return torch.tensor(chosen, device=device) if isinstance(chosen, tuple) else chosen

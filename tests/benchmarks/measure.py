@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 
-# rounds in which every way runs once; `--rounds` sets it
+# rounds in which every way runs once, `--rounds` sets it; quick cases get more, until they have run this
+# long: single rounds of theirs are as far apart as what is looked for
 rounds = 7
+SECONDS, MOST = 20.0, 51
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,9 @@ def compare(
     at_least: Mapping[str, float] | None = None,
     note: str = "",
 ) -> Iterator[Row]:
-    """Run our way and the others in turn, `rounds` times, after two runs of each that do not
-    count: the first makes what is made once, the second is measured for its memory.
+    """Run our way and the others in turn, `rounds` times or more (`SECONDS`, at most `MOST` rounds).
+
+    Two runs of each do not count: the first makes what is made once, the second is measured for its memory.
 
     Yields one row for each of the others: its cost ratio (ours / theirs) where `at_most` names it, else
     our speed-up (theirs / ours).
@@ -125,10 +128,12 @@ def compare(
     gc.collect()
     gc.disable()
     try:
-        for turn in range(rounds):
+        turn, begun = 0, time.perf_counter()
+        while turn < rounds or (turn < MOST and time.perf_counter() - begun < SECONDS):
             # forwards and backwards in turn, so that none always comes after the same one
             for name in list(ways)[:: 1 if turn % 2 else -1]:
                 taken[name].append(timed(ways[name]))
+            turn += 1
     finally:
         gc.enable()
     for name in others:
