@@ -66,12 +66,13 @@ def _bars(rows: Sequence[Prediction], watched: int) -> str:
 
     def bar(start: float, end: float, colour: str, text: str) -> str:
         left, width = 100 * min(start, end), max(0.5, 100 * abs(end - start))
+        # the number stands beside the bar: on it, it would be hard to read in a dark theme
         return (
-            '<td style="width:36%;padding:3px 6px"><div style="position:relative;height:22px;'
-            'background:rgba(128,128,128,.15)">'
+            '<td style="width:36%;padding:3px 6px"><div style="display:flex;height:22px;line-height:22px">'
+            '<div style="position:relative;flex:1;background:rgba(128,128,128,.15)">'
             f'<div style="position:absolute;left:{left:.2f}%;width:{width:.2f}%;height:22px;'
-            f'background:{colour}"></div>'
-            '<div style="position:absolute;right:4px;line-height:22px;font-variant-numeric:tabular-nums">'
+            f'background:{colour}"></div></div>'
+            '<div style="width:4.2em;text-align:right;font-variant-numeric:tabular-nums">'
             f"{text}</div></div></td>"
         )
 
