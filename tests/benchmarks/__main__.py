@@ -109,7 +109,7 @@ def _memory(row: Row) -> str:
 
 
 def _time(t: Timing) -> str:
-    scale, unit = (1, "s") if t.wall >= 1 else (1000, "ms")
+    scale, unit = (1, "s") if t.wall >= 0.9995 else (1000, "ms")  # not 1e+03 ms
     return f"{t.wall * scale:.3g} ({t.low * scale:.3g} to {t.high * scale:.3g}) {unit}"
 
 
