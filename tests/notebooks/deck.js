@@ -31,7 +31,7 @@ function fits(section, steps) {
    a tall one stands beside it. */
 function floor(image) {
   const ratio = image.naturalWidth / image.naturalHeight;
-  if (!image.src.startsWith("data:image/jpeg") || ratio >= 1.7) return;
+  if (!image.src.startsWith("data:image/jpeg") || ratio >= 2) return;
   image.style.setProperty("--floor", ratio < 1.3 ? "520px" : "440px");
   const said = image.closest(".block").nextElementSibling?.firstElementChild?.tagName;
   if (ratio < 1.3 && (said === "P" || said === "UL")) image.classList.add("beside");
