@@ -102,8 +102,8 @@ def evaluate(model: nn.Module, images: Tensor, target: TargetLike) -> Tensor:
     require_images(images, model)
     target = as_target(target)
     with evaluation(model, images.device), torch.no_grad():
-        # a copy goes in: the first step may be in place
-        return values(model, images.clone(), target)
+        # a copy goes in, as the first step may be in place; one comes out: a view would hold the whole output
+        return values(model, images.clone(), target).clone()
 
 
 def values(model: nn.Module, images: Tensor, target: Target) -> Tensor:

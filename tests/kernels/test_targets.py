@@ -110,6 +110,13 @@ def test_units(seed, layer, data):
     assert for_all.tolist() == [image[channels[0]][i][j] for image in output]
 
 
+@pytest.mark.parametrize("target", [1, class_probability(1), unit("0", 2, (1, 1)), unit("0", [0, 2], (1, 1))])
+def test_the_values_keep_nothing_else_in_memory(target):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
+    got = evaluate(net, random_images(0, 2, (8, 8), torch.float32), target)
+    assert got.untyped_storage().nbytes() == 2 * got.element_size()
+
+
 def test_unit_of_a_layer_without_positions():
     net, images = random_net(0), random_images(0)
     scores = plain(net, images)
