@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from lecture7_utils.kernels import occlusion
-from lecture7_utils.kernels.dense import Passes
+from lecture7_utils.kernels.dense import Passes, read_copies
 from lecture7_utils.kernels.dirty import NotFaster
 from lecture7_utils.kernels.layers import evaluation
 from lecture7_utils.kernels.occlusion import occlude, occlusion_map
@@ -294,6 +294,21 @@ def test_copies_may_come_from_anywhere():
         found = passes(lambda: copies.clone(memory_format=passes.layout), [2, 0, 0])
     assert torch.allclose(passes.clean, evaluate(net, images, [0, 1, 2]), atol=1e-6)
     assert torch.allclose(found[:, 0], evaluate(net, copies, [2, 0, 0]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "target", "per_copy"),
+    [
+        ((3, 5), 1, 1),
+        ((3, 5), [1, 2], 2),
+        ((3, 4, 6, 6), unit("0", 2, (1, 1)), 1),
+        ((3, 4, 6, 6), unit("0", [0, 2], (1, 1)), 2),
+    ],
+)
+def test_what_is_read_of_a_pass_keeps_nothing_else_in_memory(shape, target, per_copy):
+    got = read_copies(torch.randn(shape), as_target(target), [0] * 3, per_copy)
+    assert got.shape == (3, per_copy)
+    assert got.untyped_storage().nbytes() == got.numel() * got.element_size()
 
 
 def test_layer_that_mixes_images_is_refused():
