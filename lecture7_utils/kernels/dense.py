@@ -64,20 +64,19 @@ def read_copies(raw: Tensor, target: Target, owners: Sequence[int], per_copy: in
 
     owners: for each copy, the index of its image.
     """
-    # clones, as a view would hold the network's whole output until the last pass
     if isinstance(target, Unit):
         if per_copy > 1:
             return torch.stack([read_unit(raw, replace(target, channel=c)) for c in target.channel], 1)
         if isinstance(target.channel, tuple):
             target = replace(target, channel=tuple(target.channel[o] for o in owners))
-        return read_unit(raw, target)[:, None].clone()
+        return read_unit(raw, target)[:, None]
     if per_copy > 1:
         classes = target.classes * len(owners)
         repeated = raw.repeat_interleave(per_copy, 0)
         return read_class(repeated, replace(target, classes=classes)).view(-1, per_copy)
     if isinstance(target.classes, tuple):
         target = replace(target, classes=tuple(target.classes[o] for o in owners))
-    return read_class(raw, target)[:, None].clone()
+    return read_class(raw, target)[:, None]
 
 
 class Passes:

@@ -102,8 +102,8 @@ def evaluate(model: nn.Module, images: Tensor, target: TargetLike) -> Tensor:
     require_images(images, model)
     target = as_target(target)
     with evaluation(model, images.device), torch.no_grad():
-        # a copy goes in, as the first step may be in place; one comes out: a view would hold the whole output
-        return values(model, images.clone(), target).clone()
+        # a copy goes in: the first step may be in place
+        return values(model, images.clone(), target)
 
 
 def values(model: nn.Module, images: Tensor, target: Target) -> Tensor:
@@ -145,17 +145,20 @@ def class_scores(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def read_class(scores: Tensor, target: ClassScore | ClassProbability) -> Tensor:
-    """Pick the target out of class scores [N, K]: [N]."""
+    """Pick the target out of class scores [N, K]: [N], in memory of its own.
+
+    A view would hold the whole output as long as somebody keeps the values: of each pass, of each step.
+    """
     index = _per_image(target.classes, scores.shape[0], scores.shape[1], "target", "class", scores.device)
     if isinstance(target, ClassProbability):
         scores = torch.softmax(scores, dim=1)
     if isinstance(index, int):
-        return scores[:, index]
+        return scores[:, index].clone()
     return scores.gather(1, index[:, None])[:, 0]
 
 
 def read_unit(output: Tensor, target: Unit) -> Tensor:
-    """Pick the target out of a layer's output [N, C, H, W] or [N, C]: [N]."""
+    """Pick the target out of a layer's output [N, C, H, W] or [N, C]: [N], in memory of its own."""
     if output.ndim not in (2, 4):
         raise ValueError(
             f"layer: expected {target.layer!r} to give [N, C, H, W] or [N, C], got {describe(output)}"
@@ -177,9 +180,9 @@ def read_unit(output: Tensor, target: Unit) -> Tensor:
                 f"position: expected a row below {maps.shape[1]} and a column below {maps.shape[2]}, "
                 f"as {target.layer!r} gives {maps.shape[1]} × {maps.shape[2]} positions, got {(i, j)}"
             )
-        return maps[:, i, j]
+        return maps[:, i, j].clone()
     if output.ndim == 2:
-        return maps
+        return maps.clone()
     return maps.flatten(1).amax(1) if target.position == "max" else maps.flatten(1).mean(1)
 
 

@@ -123,7 +123,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "names", nargs="*", metavar="name", help=f"which: {', '.join(names())}; all by default"
     )
-    parser.add_argument("--rounds", type=int, default=measure.rounds, help="runs of each way (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=measure.rounds, help="runs of each way, at least (%(default)s)"
+    )
     parser.add_argument("--threads", type=int, help="threads of torch on the CPU (its own default)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args(arguments)

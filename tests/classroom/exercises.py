@@ -16,8 +16,11 @@ STUBS = (None, ..., _stub, lambda *_: ...)
 
 
 def is_not_yet(exercise: str, stub: object, capsys) -> None:
-    """The check of a stub says "Not yet" and judges nothing."""
-    assert check(exercise, stub).ok is None
+    """The check of a stub says "Not yet", with a hint, and judges and changes nothing."""
+    with unchanged():
+        verdict = check(exercise, stub)
+    assert verdict.ok is None
+    assert len(verdict.message) > 40
     assert capsys.readouterr().out.startswith(f"{exercise}  Not yet: ")
 
 

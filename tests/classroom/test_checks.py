@@ -692,6 +692,11 @@ WRONG = [
     ("9c", _answers(lambda s, t: (s - t).abs().mean()), "mean change of the scores"),
     ("9c", _answers(lambda s, t: (s.softmax(1) - t.softmax(1)).abs().mean()), "change of the probabilities"),
     ("9c", _answers(lambda s, t: float(s[0].argmax() != t[0].argmax())), "only the first or the last photo"),
+    (
+        "9c",
+        _answers(lambda s, t: float(s[-1].argmax() != t[-1].argmax())),
+        "only the first or the last photo",
+    ),
     ("9c", _answers(lambda s, t: (s.argmax() != t.argmax()).float()), "of all photos together"),
     ("9c", _answers(lambda s, t: (s.argmin(1) != t.argmin(1)).float().mean()), "lowest class"),
     ("9c", _answers(lambda s, t: s.argmax(1) != t.argmax(1)), "their mean is asked for"),

@@ -200,6 +200,20 @@ WRONG = [
     ("4b", lambda x, b: total_variation(x, 2 * b), r"so it is beta / 2"),
     ("4b", lambda x, b: total_variation(x, 2).pow(b / 2), "take it at each place"),
     ("4b", lambda x, b: sum(d.sum((1, 2, 3)) for d in _steps(x)), "with their signs"),
+    ("4b", lambda x, b: sum(d.sum((1, 2, 3)) ** 2 for d in _steps(x)), "sum the squares"),
+    ("4b", lambda x, b: sum(d.abs().sum((1, 2, 3)) for d in _steps(x)), "square them"),
+    (
+        "4b",
+        lambda x, b: total_variation(
+            x,
+            b,
+            lambda x: (
+                F.pad(x[:, :, 2:] - x[:, :, :-2], (0, 0, 0, 2)),
+                F.pad(x[..., 2:] - x[..., :-2], (0, 2)),
+            ),
+        ),
+        "two apart",
+    ),
     ("4b", lambda x, b: total_variation(x, b).sqrt(), "the root"),
     ("4b", lambda x, b: total_variation(x, b) / x[0].numel(), "the mean is taken"),
     (

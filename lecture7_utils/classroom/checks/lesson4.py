@@ -155,6 +155,13 @@ def _judge_variation(call: Caller, g: torch.Generator) -> None:
             "the channels are summed before the power: take each on its own": (
                 ((down**2 + right**2).sum(1) ** (beta / 2)).sum((1, 2))
             ),
+            "the absolute differences are summed: square them, and raise their sum to beta / 2": (
+                total(down.abs() + right.abs())
+            ),
+            "pixels two apart are compared; neighbours are next to each other": of(
+                F.pad(x[:, :, 2:] - x[:, :, :-2], (0, 0, 0, 2)), F.pad(x[..., 2:] - x[..., :-2], (0, 2))
+            ),
+            "the square of the sum is taken; sum the squares": total(down) ** 2 + total(right) ** 2,
             "the squares of the pixels are summed; their differences are asked for": total(x**2),
         }
         if n > 1:

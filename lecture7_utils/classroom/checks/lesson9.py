@@ -124,7 +124,7 @@ def _judge_share_on(call: Caller, g: torch.Generator) -> None:
         compare(got, want, mistakes, ("map",))
 
 
-def _telling_photos(shape: tuple[int, ...], classes: int, g: torch.Generator) -> list:
+def _telling_photos(shape: tuple[int, ...], classes: int, g: torch.Generator) -> tuple:
     """A network, images, changed ones, and the scores of both, for which wrong answers give other numbers.
 
     Near a third of the answers turn, the first and the last among them; the photo with the highest score of
@@ -140,20 +140,16 @@ def _telling_photos(shape: tuple[int, ...], classes: int, g: torch.Generator) ->
                 changed = images + factor * change
                 t = twin(changed.double())
                 turned = s.argmax(1) != t.argmax(1)
-                if (
-                    0.2 < turned.double().mean() < 0.5
-                    and s.argmax() == t.argmax()
-                    and turned[0]
-                    and turned[-1]
-                ):
-                    return [net, images, changed, s, t]
+                telling = turned[0] and turned[-1] and s.argmax() == t.argmax()
+                if telling and 0.2 < turned.double().mean() < 0.5:
+                    return net, images, changed, s, t
 
 
 def _judge_answers_changed(call: Caller, g: torch.Generator) -> None:
     for n, h, w, k in ((11, 6, 7, 4), (17, 8, 5, 5), (13, 6, 6, 6)):
         net, images, changed, s, t = _telling_photos((n, 3, h, w), k, g)
-        want = (s.argmax(1) != t.argmax(1)).double().mean()
         flags = s.argmax(1) != t.argmax(1)
+        want = flags.double().mean()
         got = call(net, images, changed)
         if isinstance(got, Tensor | np.ndarray) and np.prod(tuple(got.shape)) != 1:
             each = ": one value a photo; their mean is asked for" if tuple(got.shape) == (n,) else ""
