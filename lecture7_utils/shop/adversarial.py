@@ -27,7 +27,7 @@ from lecture7_utils.shop.petnet import PetNet
 from lecture7_utils.shop.scenes import SPECIES, Scenes
 from lecture7_utils.shop.training import TEST_SEED, write_file
 
-_DRAWN = 512  # scenes drawn at a time
+_DRAWN = 1024  # scenes drawn at a time
 _CLOSE = 0.85  # the longer side of an animal over the side of its portrait
 _SETTLING = 64  # batches for the statistics of the normalisations
 
@@ -77,8 +77,8 @@ SHORT = AdversarialRecipe(
     size=32,
     widths=(64, 48, 24),
     critic=(24, 48, 64),
-    steps=300,
-    batch_size=24,
+    steps=400,
+    batch_size=16,
     learning_rate=2e-3,
     betas=(0.5, 0.9),
     penalty=0.2,
@@ -322,8 +322,8 @@ class _State:
         )
         self.average = copy.deepcopy(self.generator)
         self.optimisers = {
-            "generator": torch.optim.Adam(self.generator.parameters(), recipe.learning_rate, recipe.betas),
-            "critic": torch.optim.Adam(self.critic.parameters(), recipe.learning_rate, recipe.betas),
+            name: torch.optim.Adam(net.parameters(), recipe.learning_rate, recipe.betas, fused=True)
+            for name, net in (("generator", self.generator), ("critic", self.critic))
         }
 
     def finished(self) -> Generator:

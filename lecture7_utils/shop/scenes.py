@@ -5,8 +5,7 @@ on any device and in any batch. `Scenes` is a data set of them, `draw_scenes` dr
 """
 
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,7 +32,6 @@ _MOST = 3  # animals in a scene
 _SIDES = {1: (0.29, 0.68), 2: (0.29, 0.46), 3: (0.25, 0.36)}  # sqrt(area of an animal's box) over the side
 _CHUNK = 60_000  # pixels of animals drawn at once: a few planes of them fit the cache
 _SHADOW_CHUNK = 400_000
-_THREAD = 64  # scenes that are worth a thread
 _BACKDROP_CHUNK = 300_000  # the same for backdrops
 
 
@@ -399,35 +397,6 @@ def _card(dice: Dice, boxes: Tensor, tries: int = 10) -> Tensor:
 
 
 def _draw(indices: Tensor, options: _Options) -> SceneBatch:
-    """Draw the scenes, on as many threads as torch uses if there are enough of them on the CPU."""
-    threads = min(torch.get_num_threads(), len(indices) // _THREAD)
-    if options.device.type != "cpu" or threads < 2:
-        return _draw_part(indices, options)
-    parts = []
-    for rows in torch.arange(len(indices)).tensor_split(threads):
-        given = {}
-        for name in ("species", "tag"):
-            value = getattr(options, name)
-            if isinstance(value, tuple):
-                _each(value, len(indices), name)
-                given[name] = value[int(rows[0]) : int(rows[-1]) + 1]
-        parts.append((indices[rows], replace(options, **given)))
-    before = torch.get_num_threads()
-    # a part's steps are too small to be worth sharing out: each thread takes a part, and its steps alone
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            drawn = list(pool.map(_draw_part, *zip(*parts, strict=True)))
-        finally:
-            torch.set_num_threads(before)  # what threads to come will use; this one's number did not change
-    tensors = {
-        field.name: torch.cat([getattr(part, field.name) for part in drawn])
-        for field in fields(SceneBatch)
-        if field.name != "seed"
-    }
-    return SceneBatch(**tensors, seed=options.seed)
-
-
-def _draw_part(indices: Tensor, options: _Options) -> SceneBatch:
     plan = _plan(indices, options)
     n, most, size, device = len(indices), plan.species.shape[1], options.size, options.device
     images = torch.empty(n, 3, size, size, device=device)

@@ -126,7 +126,7 @@ def _step(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.utils.skip_init(nn.Conv2d, inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),  # the normalisation's backward pass needs its input only
     )
 
 
@@ -156,8 +156,8 @@ def train_segmenter(
     images: Tensor,
     masks: Tensor,
     *,
-    epochs: int = 5,
-    batch_size: int = 16,
+    epochs: int = 4,
+    batch_size: int = 8,
     learning_rate: float = 0.02,
     weight_decay: float = 0.01,
     seed: int = 0,
@@ -165,9 +165,10 @@ def train_segmenter(
 ) -> SegmenterFit:
     """Train a `Segmenter` on pictures and their masks, in place.
 
-    It is AdamW (Loshchilov and Hutter 2019) on the binary cross entropy, its mean over all pixels. The
-    learning rate rises over the first fifth of the steps and falls to 0 as a half cosine (Smith and Topin
-    2018, "Super-convergence"). Each picture is mirrored with a chance of one half each time it is met.
+    It is AdamW (Loshchilov and Hutter 2019; betas 0.9 and 0.99, since a thousand steps are few) on the binary
+    cross entropy, its mean over all pixels. The learning rate rises over the first fifth of the steps and
+    falls to 0 as a half cosine (Smith and Topin 2018, "Super-convergence"). Each picture is mirrored with a
+    chance of one half each time it is met.
 
     images: float [N, 3, H, W] in 0 to 1. masks: bool [N, H, W], True where an animal is. Both on one device;
     the network works on its own. seed: of the batches' order and the mirroring; the same seed gives the same
@@ -202,7 +203,9 @@ def train_segmenter(
                 total=steps, desc=f"training, {net.unpooling}", unit="step", disable=not progress, leave=False
             ) as bar,
         ):
-            optimiser = torch.optim.AdamW(net.parameters(), learning_rate, weight_decay=weight_decay)
+            optimiser = torch.optim.AdamW(
+                net.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+            )
             for _ in range(epochs):
                 total = 0.0
                 for chosen in torch.randperm(count, generator=dice).split(batch_size):

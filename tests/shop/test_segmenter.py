@@ -198,8 +198,8 @@ def test_training_equals_a_plain_loop():
         with torch.no_grad():  # AdamW, algorithm 2 of the paper
             for value, g, (m, v) in zip(plain.parameters(), gradients, moments, strict=True):
                 m.mul_(0.9).add_(0.1 * g)
-                v.mul_(0.999).add_(0.001 * g * g)
-                first, second = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.999 ** (step + 1))
+                v.mul_(0.99).add_(0.01 * g * g)
+                first, second = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.99 ** (step + 1))
                 value.sub_(rate * 0.05 * value).sub_(rate * first / (second.sqrt() + 1e-8))
         if step % 3 == 2:
             losses.append(total / 22)
