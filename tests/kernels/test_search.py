@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from torchvision.transforms import v2
 
+from lecture7_utils.kernels import feed
 from lecture7_utils.kernels.layers import activations
 from lecture7_utils.kernels.ranking import Ranking
 from lecture7_utils.kernels.receptive import receptive_field
@@ -302,13 +303,14 @@ def test_scenes_are_drawn_by_the_batch_and_bring_their_names():
     assert ranking.searched.data == "Scenes"
 
 
-def test_a_data_set_that_gives_several_at_once_is_asked_for_several_batches():
+def test_a_data_set_that_gives_several_at_once_is_asked_for_several_batches(monkeypatch):
     class Several(Images):
         def __getitems__(self, numbers):
             self.lists.append(list(numbers))
             return [super(Several, self).__getitem__(n) for n in numbers]
 
     net, images = random_net(8, (8, 8)), random_images(8, 300, (8, 8))
+    monkeypatch.setattr(feed, "AT_ONCE", 120 * 8 * 8)  # two batches of 50 and not three
     data = Several(images)
     data.lists = []
     ranking = top_activations(net, "stem", data, 3, batch_size=50, data="Images")
