@@ -24,7 +24,7 @@ WHOLE      := import importlib.metadata as m, sys, sysconfig; \
               found = list(m.distributions(path=[sysconfig.get_paths()["purelib"]])); \
               sys.exit(not all(d.files and all(f.locate().exists() for f in d.files) for d in found))
 
-.PHONY: lab test budgets run slides student colab colab-bundle colab-rehearsal lint clean help
+.PHONY: lab test budgets run slides student colab colab-bundle colab-rehearsal device-rehearsal lint clean help
 
 lab: $(STAMP) ## build the environment and open the course in JupyterLab (the default)
 	@export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; \
@@ -59,6 +59,9 @@ colab-bundle: $(STAMP) ## make dist/lecture7-colab.zip, all that a Colab session
 
 colab-rehearsal: $(STAMP) ## run the course with Colab's versions: some GB, REHEARSAL_ARGS="--again"
 	@$(PY) -m tests.colab.rehearsal $(if $(PYTHON),--python "$(PYTHON)") $(REHEARSAL_ARGS) $(NOTEBOOKS)
+
+device-rehearsal: $(STAMP) ## run the course on a stand-in for a GPU: takes a C++ compiler
+	@$(PY) -m tests.device.rehearsal $(NOTEBOOKS)
 
 lint: $(STAMP) ## check the code, the notebooks' code included
 	@$(PY) -m ruff check .

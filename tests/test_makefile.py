@@ -218,7 +218,7 @@ def test_help_names_every_job(course):
     done = course.make("help")
     assert re.findall(r"^  make ([\w-]+)", done.stdout, re.M) == [
         "lab", "test", "budgets", "run", "slides", "student", "colab", "colab-bundle", "colab-rehearsal",
-        "lint", "clean", "help",
+        "device-rehearsal", "lint", "clean", "help",
     ]  # fmt: skip
 
 

@@ -194,20 +194,26 @@ def forget_course(python: Path) -> None:
         raise Trouble(f"{', '.join(left)} can't be taken out of the environment again")
 
 
-def add_drive(path: Path) -> int:
-    """Append to a notebook the cell that drives its explorers; how many it expects, as many as are stored."""
-    notebook = nbformat.read(path, as_version=4)
-    stored = [
-        output.get("data", {}).get("text/plain") == WIDGET_TEXT
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-    ]
+def explorers_in(notebook: nbformat.NotebookNode) -> int:
+    """How many explorers a notebook shows: as many as there are sentences in their stead in its outputs."""
+    cells = (cell for cell in notebook.cells if cell.cell_type == "code")
+    outputs = (output for cell in cells for output in cell.outputs)
+    return sum(output.get("data", {}).get("text/plain") == WIDGET_TEXT for output in outputs)
+
+
+def drive_cell(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The cell that drives a notebook's explorers when it comes last."""
     text = (HERE / "drive.py").read_text(encoding="utf-8")
-    cell = nbformat.v4.new_code_cell(f"{text}\n\ndrive({sum(stored)})", metadata={"tags": ["rehearsal"]})
-    notebook.cells.append(cell)
+    call = f"drive({explorers_in(notebook)})"
+    return nbformat.v4.new_code_cell(f"{text}\n\n{call}", metadata={"tags": ["rehearsal"]})
+
+
+def add_drive(path: Path) -> int:
+    """Append to a notebook the cell that drives its explorers; how many it expects."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(drive_cell(notebook))
     nbformat.write(notebook, path)
-    return sum(stored)
+    return explorers_in(notebook)
 
 
 def rehearse(path: Path, log: Path) -> list[str]:

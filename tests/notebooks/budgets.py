@@ -34,9 +34,12 @@ class Run:
     slowest_line: str
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path, timeout: float = 600) -> Run:
+def execute(
+    notebook: nbformat.NotebookNode, folder: Path, timeout: float = 600, widget_state: bool = False
+) -> Run:
     """Run all cells in a fresh kernel that works in `folder`; the outputs land in `notebook`.
 
+    widget_state: whether that of the widgets lands there, too; nbclient needs it where a cell moves them.
     Raises nbclient's `CellExecutionError`, `CellTimeoutError` or `DeadKernelError`.
     """
     started: dict[int, float] = {}
@@ -54,7 +57,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, timeout: float = 600)
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
-        store_widget_state=False,
+        store_widget_state=widget_state,
         extra_arguments=["--log-level=ERROR"],
         coalesce_streams=True,
         on_cell_start=start,
