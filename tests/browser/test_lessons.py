@@ -73,28 +73,29 @@ def press(button: Locator, tried: int) -> bool:
     return tried == 1
 
 
-def moves(explorer: Locator) -> list[tuple[str, Callable[[int], bool]]]:
-    """Every control but Reset: what it is called, and how it is moved.
+def moves(explorer: Locator) -> list[tuple[str, Callable[[int], bool], float]]:
+    """Every control but Reset: what it is called, how it is moved, and how many seconds it has to answer.
 
     The move takes 1, 2 … for the first, the second … other place, and says False when there is none left.
     """
     found = []
     for slider in explorer.locator(SLIDER).all():
         name = slider.locator(".widget-label").first.inner_text()
-        found.append((name, lambda n, s=slider: drag_to_another(s, n)))
+        found.append((name, lambda n, s=slider: drag_to_another(s, n), 4))
     for choice in explorer.locator(CHOICE).all():
         name = choice.locator("xpath=..").locator(".widget-label").first.inner_text()
-        found.append((name, lambda n, c=choice: choose_another(c, n)))
+        found.append((name, lambda n, c=choice: choose_another(c, n), 4))
     for button in explorer.locator(BUTTON).all():
         name = button.inner_text().strip()
         if name != "Reset":
-            found.append((name, lambda n, b=button: press(b, n)))
+            found.append((name, lambda n, b=button: press(b, n), 20))
     return found
 
 
-def answers(page: Page, explorer: Locator, move: Callable[[int], bool], controls: list) -> bool:
+def answers(page: Page, explorer: Locator, control: tuple, controls: list) -> bool:
     """Whether something changes when a control is moved: as all stands, from the beginning, or once the first
     control was moved (a climb that is done already is not done again)."""
+    _, move, seconds = control
     for prepare in ("", "reset", "another"):
         if prepare:
             explorer.locator(BUTTON, has_text="Reset").click()
@@ -104,7 +105,7 @@ def answers(page: Page, explorer: Locator, move: Callable[[int], bool], controls
         before, tried = settled(page, explorer), 1
         # one place may look like another: a control answers if one of its places does
         while move(tried):
-            if changed(page, explorer, before, 4):
+            if changed(page, explorer, before, seconds):
                 return True
             tried += 1
     return False
@@ -129,14 +130,14 @@ def test_the_lesson_runs_and_its_explorers_answer(lab, page, name):
         assert re.search(r"\d", first[1])
         seen, pictures, numbers = [], {first[0]}, {first[1]}
         controls = moves(explorer)
-        for control, move in controls:
-            assert answers(page, explorer, move, controls), (
-                f"explorer {number}: nothing changes with {control!r}"
+        for control in controls:
+            assert answers(page, explorer, control, controls), (
+                f"explorer {number}: nothing changes with {control[0]!r}"
             )
             now = settled(page, explorer)
             pictures.add(now[0])
             numbers.add(now[1])
-            seen.append(control)
+            seen.append(control[0])
             page.screenshot(path=PICTURES / f"{name}-explorer{number}-{len(seen)}.png")
         assert seen
         assert len(pictures) > 1, f"explorer {number}: the picture never changed"
