@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lecture7_utils.kernels.arguments import describe
 
-AT_ONCE = 5_000_000  # pixels of items asked for together, of a data set that can give several
+AT_ONCE = 512  # items that are asked for together of a data set that can give several, at most
+PIXELS = 5_000_000  # and at most so many of their pixels: 60 MB in float32
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ def batches(
     Raises `ValueError` if an item is no picture of that size.
     """
     # a data set that gives several items at once may do that the faster, the more there are
-    at_once = max(1, AT_ONCE // (batch_size * math.prod(size))) if reader.gives_several else 1
+    most = min(AT_ONCE, PIXELS // math.prod(size)) if reader.gives_several else 1
+    at_once = max(1, most // batch_size)
     loader = DataLoader(
         reader,
         batch_sampler=_Lists(numbers, at_once),

@@ -303,14 +303,15 @@ def test_scenes_are_drawn_by_the_batch_and_bring_their_names():
     assert ranking.searched.data == "Scenes"
 
 
-def test_a_data_set_that_gives_several_at_once_is_asked_for_several_batches(monkeypatch):
+@pytest.mark.parametrize(("bound", "most"), [("AT_ONCE", 120), ("PIXELS", 120 * 8 * 8)])
+def test_a_data_set_that_gives_several_at_once_is_asked_for_several_batches(monkeypatch, bound, most):
     class Several(Images):
         def __getitems__(self, numbers):
             self.lists.append(list(numbers))
             return [super(Several, self).__getitem__(n) for n in numbers]
 
     net, images = random_net(8, (8, 8)), random_images(8, 300, (8, 8))
-    monkeypatch.setattr(feed, "AT_ONCE", 120 * 8 * 8)  # two batches of 50 and not three
+    monkeypatch.setattr(feed, bound, most)  # two batches of 50 and not three
     data = Several(images)
     data.lists = []
     ranking = top_activations(net, "stem", data, 3, batch_size=50, data="Images")
