@@ -1,6 +1,10 @@
 """The start of a lesson: seeds, style, one line; the projector's mode; photos leave a notebook as JPEG."""
 
+import platform
 import random
+import resource
+import subprocess
+import sys
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -39,6 +43,30 @@ def test_start_prints_one_line_that_says_what_runs(capsys):
     parts = (f"lecture7_utils {__version__}", f"torch {torch.__version__}", "torchvision ", "device cpu")
     assert all(part in printed for part in parts)
     assert torchvision.__version__.split("+")[0] in printed
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told to keep memory")
+def test_start_keeps_the_memory_of_large_tensors():
+    # in a process of its own, as the setting holds for a whole process
+    code = """if True:
+        from pathlib import Path
+        import torch, lecture7_utils as l7
+
+        def returned():  # to the system, when a tensor of 100 MB is freed; in pages
+            resident = lambda: int(Path("/proc/self/statm").read_text().split()[1])
+            tensor = torch.ones(25_000_000)
+            there = resident()
+            del tensor
+            return there - resident()
+
+        before = returned()
+        l7.start(device="cpu")
+        print(before, returned())
+        """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split()[-2:])
+    whole = 100_000_000 / resource.getpagesize()
+    assert before > whole / 2 > 10 * after, (before, after, whole)
 
 
 def test_start_picks_a_device_by_itself():

@@ -794,6 +794,27 @@ def test_every_name_of_torchvision_can_be_asked_for():
         assert callable(weights.transforms())
 
 
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "petnet_gap"])
+def test_named_models_lie_in_channels_last_on_a_cpu_and_answer_as_before(name):
+    net = load_model(name, device="cpu")
+    filters = [weight for weight in net.parameters() if weight.ndim == 4]
+    assert filters
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in filters)
+    images = net.preprocess("cat").double()
+    plain = copy.deepcopy(net).double().to(memory_format=torch.contiguous_format)
+    assert all(weight.is_contiguous() for weight in plain.parameters())
+    scores = plain(images)
+    assert (net(images.float()) - scores).abs().max() < 1e-5 * scores.abs().max()
+
+
+def test_your_own_module_keeps_its_layout():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    pointer = network[0].weight.data_ptr()
+    net = load_model(network, "cpu", categories=list("abcd"), preprocess=transforms.ToTensor())
+    assert net.get_submodule("0").weight.is_contiguous()
+    assert network[0].weight.data_ptr() == pointer
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty place for torch's downloads, and no network."""
@@ -829,7 +850,7 @@ def test_torchvision_by_name(hub, name):
     assert all(torch.equal(net.state_dict()[key], value) for key, value in network.state_dict().items())
     images = net.preprocess("cat")
     assert torch.equal(images[0], weights.transforms()(photo("cat").image))
-    assert torch.equal(net(images), network.eval()(images))
+    assert torch.equal(net(images), network.eval().to(memory_format=torch.channels_last)(images))
     assert (net.display(images)[0] - to_crop(photo("cat").image)).abs().max() < 1e-4
 
 
