@@ -236,7 +236,7 @@ class Notebook:
         taken, top = [], 0
         while True:
             reached = panel.evaluate("(e, top) => { e.scrollTop = top; return e.scrollTop; }", top)
-            self.page.wait_for_timeout(250)
+            self.page.wait_for_timeout(100)
             path = folder / f"{self.name}-{len(taken):02d}.png"
             self.page.screenshot(path=path)
             taken.append(path)
