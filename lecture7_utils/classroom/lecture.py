@@ -78,7 +78,7 @@ def start(seed: int = 0, device: str | torch.device = "auto") -> torch.device:
     device: "auto" takes the GPU where there is one.
     Returns the device. Calling it again does the same again and nothing more. In a notebook, figures with
     photos are from now on sent as JPEG and the others as PNG, which keeps the notebook's file small. On Linux
-    the process keeps up to 1 GiB of the memory that it has freed, as large tensors come and go in each pass.
+    the process keeps about 1 GiB of the memory that it has freed, as large tensors come and go in each pass.
     Raises `TypeError` or `ValueError` for a seed or a device of another form, before anything is changed.
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
@@ -141,12 +141,10 @@ def _keep_memory() -> None:
     and each pass spends up to a third of its time on getting the same pages again."""
     if platform.libc_ver()[0] != "glibc":
         return
-    trim_threshold, mmap_threshold = -1, -3  # mallopt's names for them, malloc.h
+    trim_threshold, mmap_max = -1, -4  # mallopt's numbers for them, malloc.h
     libc = ctypes.CDLL(None)
     libc.mallopt(trim_threshold, 1 << 30)
-    # older ones take no more than 32 MiB for the second, and say so by a 0
-    if not libc.mallopt(mmap_threshold, 1 << 30):
-        libc.mallopt(mmap_threshold, 1 << 25)
+    libc.mallopt(mmap_max, 0)  # no block has pages of its own, which would go back with it
 
 
 def _report(device: torch.device) -> str:

@@ -320,8 +320,8 @@ def load_model(
     categories: its classes' names, and
     preprocess: PIL RGB image -> float [3, H, W].
     device: "auto" takes the GPU where there is one; your own module stays where it is.
-    Named models come in eval mode, and on a CPU with their weights in PyTorch's channels last layout, which
-    is the faster one there; your own keeps its mode and layout.
+    Named models come in eval mode, and on a CPU that has oneDNN with their weights in PyTorch's channels last
+    layout, which is the faster one there; your own keeps its mode and layout.
     Raises `ValueError` for an unknown name, with the nearest right ones, a network that doesn't give one
     score for each category, a device that isn't here, or a torn file of weights; `TypeError` for another
     type or a missing argument; `ConnectionError`, naming the embedded models, where weights can't be
@@ -348,7 +348,8 @@ def load_model(
     else:
         net = _petnet(name) if name in EMBEDDED else _from_torchvision(name)
     # measured, with oneDNN: a pass or a gradient is 1.1 to 2.3 times as fast; on a GPU not measured
-    layout = torch.channels_last if chosen.type == "cpu" else torch.preserve_format
+    last = chosen.type == "cpu" and torch.backends.mkldnn.is_available()
+    layout = torch.channels_last if last else torch.preserve_format
     return net.eval().to(chosen, memory_format=layout)
 
 

@@ -1,8 +1,8 @@
 """The start of a lesson: seeds, style, one line; the projector's mode; photos leave a notebook as JPEG."""
 
+import mmap
 import platform
 import random
-import resource
 import subprocess
 import sys
 
@@ -65,7 +65,7 @@ def test_start_keeps_the_memory_of_large_tensors():
         """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split()[-2:])
-    whole = 100_000_000 / resource.getpagesize()
+    whole = 100_000_000 / mmap.PAGESIZE
     assert before > whole / 2 > 10 * after, (before, after, whole)
 
 
