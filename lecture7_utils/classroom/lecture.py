@@ -78,7 +78,7 @@ def start(seed: int = 0, device: str | torch.device = "auto") -> torch.device:
     device: "auto" takes the GPU where there is one.
     Returns the device. Calling it again does the same again and nothing more. In a notebook, figures with
     photos are from now on sent as JPEG and the others as PNG, which keeps the notebook's file small. On Linux
-    the process keeps about 1 GiB of the memory that it has freed, as large tensors come and go in each pass.
+    the process keeps memory that it has freed, a gigabyte or two: large tensors come and go in each pass.
     Raises `TypeError` or `ValueError` for a seed or a device of another form, before anything is changed.
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
