@@ -1,6 +1,7 @@
 """Loading a classifier by name: the embedded ones, torchvision's, your own."""
 
 import difflib
+import functools
 import os
 import pickle
 import random
@@ -426,21 +427,25 @@ def _efficientnet_lite0() -> Classifier:
 
 
 def _petnet(name: str) -> Classifier:
-    from torchvision.transforms import v2
-
     from lecture7_utils.shop.petnet import load_petnet
 
     network = load_petnet(name)
-    # a scene of the network's own size goes in as it is
-    steps = v2.Compose(
-        [
-            v2.Resize(network.size, antialias=True),
-            v2.CenterCrop(network.size),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-        ]
-    )
-    return Classifier(network, network.categories, steps, name)
+    return Classifier(network, network.categories, functools.partial(_middle, side=network.size), name)
+
+
+def _middle(image: Image.Image, side: int) -> Tensor:
+    """The middle square of a picture whose shorter side became `side`: float [3, side, side], 0 to 1.
+
+    As torchvision's Resize, CenterCrop and ToDtype. By Pillow, as torchvision takes longer to import than
+    torch itself, and each process of a search would. A scene of this size goes in as it is.
+    """
+    short = min(image.size)
+    width, height = (int(side * length / short) for length in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    pixels = np.array(image.crop((left, top, left + side, top + side)))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float() / 255
 
 
 def _timm_names(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:

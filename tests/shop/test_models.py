@@ -5,6 +5,8 @@ import io
 import math
 import pickle
 import random
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 import warnings
@@ -171,6 +173,29 @@ def test_its_preprocessing(lite, source):
     assert np.array_equal(images.numpy(), want.astype(np.float32))
     shown = lite.display(images)
     assert np.abs(shown[0].permute(1, 2, 0).numpy() * 255 - pixels).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "source", ["dalmatian", "cat", (96, 96), (97, 96), (96, 145), (300, 777), (1000, 130), (7, 9)]
+)
+def test_the_petnets_preprocessing_is_torchvisions(source):
+    net = load_model("petnet", "cpu")
+    if isinstance(source, tuple):
+        source = np.random.default_rng(0).integers(0, 256, (*source, 3), np.uint8)
+    theirs = transforms.Compose([transforms.Resize(96), transforms.CenterCrop(96), transforms.ToTensor()])
+    assert torch.equal(net.preprocess(source), theirs(photo(source).image)[None])
+
+
+def test_a_search_does_without_torchvision():
+    script = (
+        "import sys, numpy as np, lecture7_utils as l7\n"
+        "net = l7.load_model('petnet', 'cpu')\n"
+        "pictures = [np.full((100, 120, 3), k, np.uint8) for k in (0, 9)]\n"
+        "l7.top_activations(net, 'features.2', pictures, 1, preprocess=net.preprocess)\n"
+        "print('torchvision' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_preprocess_takes_what_photo_takes_and_follows_the_weights():
