@@ -436,8 +436,8 @@ def _petnet(name: str) -> Classifier:
 def _middle(image: Image.Image, side: int) -> Tensor:
     """The middle square of a picture whose shorter side became `side`: float [3, side, side], 0 to 1.
 
-    As torchvision's Resize, CenterCrop and ToDtype. By Pillow, as torchvision takes longer to import than
-    torch itself, and each process of a search would. A scene of this size goes in as it is.
+    As torchvision's Resize, CenterCrop and ToDtype. By Pillow, as torchvision takes nearly as long to import
+    as torch, and each process of a search would wait for it. A scene of this size goes in as it is.
     """
     short = min(image.size)
     width, height = (int(side * length / short) for length in image.size)
