@@ -441,9 +441,8 @@ def _middle(image: Image.Image, side: int) -> Tensor:
     """
     short = min(image.size)
     width, height = (int(side * length / short) for length in image.size)
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - side) / 2), round((height - side) / 2)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.array(image.crop((left, top, left + side, top + side)))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float() / 255
 
