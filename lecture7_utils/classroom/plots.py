@@ -370,6 +370,7 @@ def plot_maps(
     same_scale: bool = False,
     overlay: bool = False,
     columns: int | None = None,
+    picture_name: str = "photo",
     title: str | None = None,
     label: str | None = None,
 ):
@@ -378,6 +379,7 @@ def plot_maps(
     maps: {name: [H, W]}; of the picture's size where `overlay` is True. signed, how and label as in
     `plot_map`. same_scale: one scale for all maps, from their values together. overlay: lay each map over
     the picture. columns: None for up to 4 in rows of equal length.
+    picture_name: what stands above the picture.
     Raises `TypeError` or `ValueError` naming the argument, what was expected and what came.
     """
     import matplotlib.pyplot as plt
@@ -388,6 +390,8 @@ def plot_maps(
         raise TypeError(f"maps: expected a dict of name to map, got {describe(maps)}")
     if not maps:
         raise ValueError("maps: expected at least one map, got none")
+    if not isinstance(picture_name, str):
+        raise TypeError(f"picture_name: expected a string, got {describe(picture_name)}")
     for name, value in (("signed", signed), ("same_scale", same_scale), ("overlay", overlay)):
         require_choice(value, name, (False, True))
     arrays = {name: _values(m, f"maps[{name!r}]") for name, m in maps.items()}
@@ -407,7 +411,7 @@ def plot_maps(
         texts = {name: _bar_text(label, scales[name][2], room) for name in arrays}
         below = _below(max(len(t.split("\n")) for t in texts.values()))
         aspect = max(rgb.shape[0] / rgb.shape[1], *(v.shape[0] / v.shape[1] for v in arrays.values()))
-        figure, axes = _sheet(count, across, aspect, ("photo", *arrays), below)
+        figure, axes = _sheet(count, across, aspect, (picture_name, *arrays), below)
         _show(axes[0], rgb)
         for ax, (name, values) in zip(axes[1:], arrays.items(), strict=True):
             low, high, _ = scales[name]

@@ -242,7 +242,14 @@ class Notebook:
             taken.append(path)
             if reached + panel.evaluate("e => e.clientHeight") >= panel.evaluate("e => e.scrollHeight") - 1:
                 return taken
+            if self._ends_on_the_screen(panel):  # what can be scrolled to below the last cell is empty
+                return taken
             top = reached + step
+
+    def _ends_on_the_screen(self, panel: Locator) -> bool:
+        last = self.page.locator(".jp-Notebook .jp-Cell").last.bounding_box()
+        seen = panel.bounding_box()
+        return last is not None and last["y"] + last["height"] <= seen["y"] + seen["height"]
 
 
 def open_notebook(page: Page, lab: Lab, name: str, side_bar: bool = False) -> Notebook:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Locator, Page
 
+from lecture7_utils.shop.photos import photo
 from tests.browser.lab import drag_slider, open_notebook, picture, readout
 from tests.notebooks.anatomy import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
-OWN_PHOTO = ROOT / "notebooks" / "pictures" / "dog_and_cat.jpg"
 PICTURES = ROOT / "dist" / "screenshots"
 PLACES = (0.8, 0.3, 0.55)  # of a slider's track
 # JupyterLab takes the arrow keys of a closed list for itself: Space opens it
@@ -112,7 +112,7 @@ def answers(page: Page, explorer: Locator, control: tuple, controls: list) -> bo
 
 
 @pytest.mark.parametrize("name", LESSONS)
-def test_the_lesson_runs_and_its_explorers_answer(lab, page, name):
+def test_the_lesson_runs_and_its_explorers_answer(lab, page, name, tmp_path):
     notebook = open_notebook(page, lab, name)
     notebook.run_all()
     notebook.screenshots(PICTURES)
@@ -148,12 +148,14 @@ def test_the_lesson_runs_and_its_explorers_answer(lab, page, name):
         assert changed(page, explorer, moved), f"explorer {number}: Reset does nothing"
         assert settled(page, explorer)[1] == first[1], f"explorer {number}: Reset does not lead back"
         assert explorer.locator(".l7-problem").inner_text().strip() == ""
+    own = tmp_path / "my_goose.jpg"
+    photo("goose").image.save(own)
     for upload in notebook.explorers().filter(has_not=has_picture).all():
         upload.scroll_into_view_if_needed()
         with page.expect_file_chooser() as chooser:
             upload.locator(BUTTON).first.click()
-        chooser.value.set_files(OWN_PHOTO)
-        upload.get_by_text(re.compile(r"dog_and_cat\.jpg, \d+ × \d+ pixels")).wait_for(timeout=30_000)
+        chooser.value.set_files(own)
+        upload.get_by_text(re.compile(r"my_goose\.jpg, \d+ × \d+ pixels")).wait_for(timeout=30_000)
         upload.locator("img").first.wait_for(timeout=PATIENCE * 1000)
         upload.screenshot(path=PICTURES / f"{name}-own-photo.png")
         upload.locator(BUTTON, has_text="Clear").click()

@@ -135,6 +135,11 @@ def test_one_scale_gives_equal_values_equal_colours():
     assert b.get_clim()[1] == pytest.approx(3 * a.get_clim()[1])
 
 
+def test_the_picture_is_called_as_one_says():
+    assert _says(plots.plot_maps(PIXELS, {"a": MAP}, picture_name="the scene")).startswith("the scene")
+    assert "photo" in _says(plots.plot_maps(PIXELS, {"a": MAP}))
+
+
 def test_a_map_is_drawn_with_its_own_values():
     figure = plots.plot_map(PIXELS, SIGNED[None], signed=True)
     photo, map_, both = figure.axes[:3]
@@ -338,6 +343,7 @@ _XY = {"a": ([0, 1], [0, 1])}
         ("signed", lambda: plots.plot_map(PIXELS, MAP, signed="yes")),
         ("maps", lambda: plots.plot_maps(PIXELS, [MAP])),
         ("maps", lambda: plots.plot_maps(PIXELS, {})),
+        ("picture_name", lambda: plots.plot_maps(PIXELS, {"a": MAP}, picture_name=3)),
         ("maps['a']", lambda: plots.plot_maps(PIXELS, {"a": _NAN})),
         ("maps['a']", lambda: plots.plot_maps(PIXELS, {"a": MAP[:7]}, overlay=True)),
         ("overlay", lambda: plots.plot_maps(PIXELS, {"a": MAP}, overlay=1)),

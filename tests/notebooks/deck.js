@@ -7,7 +7,9 @@
 const BOTTOM = 640;
 /* height of pictures, scale of code and tables, size of prose: in pixels of a slide of 1280 x 720 */
 const COMFORT = [[560, 1, 27], [480, 1, 27], [420, 1, 27], [420, 0.9, 26], [360, 0.9, 25], [330, 0.85, 24]];
+const TIGHT = [...COMFORT, [330, 0.8, 23], [300, 0.8, 22]];
 const HARDSHIP = [...COMFORT, [330, 0.75, 24], [280, 0.7, 22]];
+const LITTLE = 0.3; /* of a page: not worth one of its own */
 
 function page(section) {
   return section.querySelector(".page");
@@ -92,11 +94,18 @@ function halved(section) {
   return true;
 }
 
+/* How high these blocks stand together on a page, as a share of it. */
+function share(blocks) {
+  const boxes = blocks.map((block) => block.getBoundingClientRect());
+  return (Math.max(...boxes.map((b) => b.bottom)) - Math.min(...boxes.map((b) => b.top))) / BOTTOM;
+}
+
 function spread(section) {
   if (fits(section, COMFORT)) return;
   let stay = cut(section);
   if (!stay && halved(section)) return spread(section);
   const blocks = [...page(section).children];
+  if (stay && share(blocks.slice(stay)) < LITTLE && fits(section, TIGHT)) return;
   stay ||= 1; // too much for a page by itself
   if (stay < blocks.length) {
     const after = rest(section, blocks.slice(stay));
