@@ -25,10 +25,10 @@ _lecture = False
 # the cell with the number 1 is the set-up cell, which every lesson has there.
 _PROJECTOR = """<style class="l7-lecture">
 .jp-Notebook { --jp-content-font-size1: 19px; --jp-code-font-size: 18px; }
-.jp-Notebook .jp-OutputArea-output pre { font-size: 18px; }
-.jp-Notebook .widget-label, .jp-Notebook .widget-readout, .jp-Notebook .widget-dropdown > select,
-.jp-Notebook .jupyter-button, .l7-readout *, .l7-problem * { font-size: 18px !important; }
+.jp-Notebook .jp-OutputArea-output pre { font-size: 18px; word-break: normal; overflow-wrap: anywhere; }
+.jp-Notebook .l7-explorer { zoom: 1.35; }
 .jp-Notebook .jp-InputPrompt, .jp-Notebook .jp-OutputPrompt, .jp-Notebook .jp-Placeholder-prompt,
+.jp-Notebook .alone, .jp-Notebook .jp-MarkdownCell:has(.l7-notes),
 .jp-Notebook .jp-CodeCell[data-windowed-list-index="1"],
 .jp-Notebook .jp-CodeCell:has(> .jp-Cell-inputWrapper > .jp-InputPlaceholder),
 .jp-Notebook .jp-CodeCell:has(style.l7-lecture) { display: none; }
@@ -101,8 +101,9 @@ def lecture_mode(on: bool = True) -> None:
 
     Figures made afterwards get larger fonts, thicker lines and half as many pixels again. In JupyterLab the
     text, code and explorers on the page grow too, and what nobody in a room needs is no longer shown: the
-    prompts, the set-up cell, the folded solutions and the cell that calls this. They are there all the same:
-    run all cells as before. In Colab, whose outputs can't reach the page, only the figures change.
+    prompts, the set-up cell, the lecturer's notes, the folded solutions and the cell that calls this. They
+    are there all the same: run all cells as before. In Colab, whose outputs can't reach the page, only the
+    figures change.
     Raises `TypeError` if `on` is no bool.
     """
     if not isinstance(on, bool):

@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from tests.browser.lab import open_notebook
+from tests.browser.lab import drag_slider, open_notebook
 from tests.notebooks.anatomy import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -29,6 +29,8 @@ def test_prompts_and_helper_cells_go_and_come_back(lab, page):
         cell("code", "l7.lecture_mode()"),
         cell("code", "print('shown')"),
         cell("code", "#@title Solution\nprint('solved')", jupyter={"source_hidden": True}),
+        cell("markdown", '<span class="l7-notes">**3 minutes.**</span> Say it.'),
+        cell("code", "l7.explore_convolution()"),
     ]
     lesson["cells"] = cells
     path = lab.folder / "notebooks" / "lecture.ipynb"
@@ -37,17 +39,26 @@ def test_prompts_and_helper_cells_go_and_come_back(lab, page):
     prose = page.locator(".jp-Notebook .jp-MarkdownOutput p").first
     size = "e => parseFloat(getComputedStyle(e).fontSize)"
     small = prose.evaluate(size)
-    assert all(notebook.cells.nth(i).is_visible() for i in range(5))
+    assert all(notebook.cells.nth(i).is_visible() for i in range(7))
 
     notebook.run_all()
     assert notebook.errors() == []
     page.wait_for_function("!document.querySelectorAll('.jp-Notebook .jp-CodeCell')[0].checkVisibility()")
-    page.screenshot(path=ROOT / "dist" / "screenshots" / "lecture-mode.png")
-    assert [notebook.cells.nth(i).is_visible() for i in range(5)] == [True, False, False, True, False]
+    assert [i for i in range(7) if notebook.cells.nth(i).is_visible()] == [0, 3, 6]
     prompts = page.locator(".jp-Notebook :is(.jp-InputPrompt, .jp-OutputPrompt)")
     assert not any(prompts.nth(i).is_visible() for i in range(prompts.count()))
     assert prose.evaluate(size) >= 1.3 * small
     assert page.get_by_text("shown", exact=True).evaluate(size) >= 18
+    explorer = notebook.explorers().first
+    assert explorer.evaluate("e => parseFloat(getComputedStyle(e).zoom)") >= 1.3
+    cut = "labels => labels.filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
+    assert explorer.locator(".widget-label").count() >= 4
+    assert explorer.locator(".widget-label").evaluate_all(cut) == []
+    stride = explorer.locator(".widget-slider").first  # enlarged, it still follows the mouse
+    for share, value in ((1.0, "4"), (0.0, "1")):
+        drag_slider(stride, share)
+        stride.locator(".widget-readout", has_text=value).wait_for(timeout=10_000)
+    page.screenshot(path=ROOT / "dist" / "screenshots" / "lecture-mode.png")
 
     cells[3]["source"] = "l7.lecture_mode(False)"
     path.write_text(json.dumps(lesson), encoding="utf-8")
@@ -55,5 +66,5 @@ def test_prompts_and_helper_cells_go_and_come_back(lab, page):
     notebook = open_notebook(page, lab, "lecture")
     notebook.run_all()
     page.wait_for_function("document.querySelectorAll('.jp-Notebook .jp-CodeCell')[0].checkVisibility()")
-    assert all(notebook.cells.nth(i).is_visible() for i in range(5))
+    assert all(notebook.cells.nth(i).is_visible() for i in range(7))
     assert prose.evaluate(size) == small

@@ -17,8 +17,8 @@ The conventions, beyond valid nbformat 4.5 and the kernel `python3`:
   is tagged `solution`, is hidden in JupyterLab (`jupyter.source_hidden`) and in Colab (first line `#@title`,
   `cellView: form`) and prints ✓. No other cell is hidden, and no later cell needs a name that only a hidden
   cell defines.
-- Every cell has `slideshow.slide_type`; at least one is `notes`. Each notes cell says how many minutes, and
-  one says "skip if late".
+- Every cell has `slideshow.slide_type`; at least one is `notes`. Each notes cell says how many minutes and
+  begins with `<span class="l7-notes">`, by which lecture mode finds and hides it; one says "skip if late".
 - The lessons 1 to 8: in a section (## …), the headings The idea, From scratch, With the package (code that
   asserts), Look, Where it misleads come in this order, and each of them occurs.
 - A heading Recap with at least two `<details>` and a web link after it. The last cell leads back to the top,
@@ -275,6 +275,8 @@ def slides(_path: Path, notebook) -> Iterator[Problem]:
             notes.append(cell.source)
             if cell.cell_type != "markdown" or not re.search(r"\d\s*min", cell.source):
                 yield index, "a notes cell is markdown and says how many minutes"
+            if not cell.source.startswith('<span class="l7-notes">'):
+                yield index, 'a notes cell begins with <span class="l7-notes">: lecture mode hides it by that'
     if not notes:
         yield None, "no notes cell for the lecturer"
     elif not any("skip if late" in text.lower() for text in notes):

@@ -51,7 +51,7 @@ def good():
         markdown(TITLE, "slide"),
         code("import lecture7_utils as l7\nl7.start()", prints("ready\n")),
         markdown("## Covering a part", "slide"),
-        markdown("Say what happens. 3 min. Skip if late.", "notes"),
+        markdown('<span class="l7-notes">Say what happens. 3 min.</span> Skip if late.', "notes"),
         markdown("### The idea\n\nSee [the recap](#Recap)."),
         markdown("### From scratch"),
         code("# NBVAL_CHECK_OUTPUT\nscore = 1\nprint(score)", prints("1\n")),
@@ -155,6 +155,7 @@ def of_notebook(key, value):
 
 
 SOLUTION = "#@title Solution\ndef first"
+NOTES = '<span class="l7-notes">Say'
 DEFECTS = {
     "is not python3": of_notebook("kernelspec", {"name": "conda-env", "display_name": "c"}),
     "holds the state of widgets": of_notebook("widgets", {"application/vnd": {}}),
@@ -204,9 +205,10 @@ DEFECTS = {
     "needs first, which only": add(code("first(3)"), "#@title Solution\ndef second"),
     "slideshow.slide_type is None": metadata("draw", slideshow={}),
     "slideshow.slide_type is 'page'": metadata("draw", slideshow={"slide_type": "page"}),
-    "says how many minutes": replace("Say", "3 min", "soon"),
-    "no notes cell for": metadata("Say", slideshow={"slide_type": "-"}),
-    '"skip if late"': replace("Say", "Skip if late", "Stay"),
+    "says how many minutes": replace(NOTES, "3 min", "soon"),
+    "lecture mode hides it by that": replace(NOTES, "span", "b"),
+    "no notes cell for": metadata(NOTES, slideshow={"slide_type": "-"}),
+    '"skip if late"': replace(NOTES, "Skip if late", "Stay"),
     "the order is": lambda notebook: notebook.cells.insert(4, markdown("### Look at it")),
     'no heading "Where it misleads"': replace("## 2. Where", "Where it misleads", "So what"),
     "asserts that it agrees": replace("# NBVAL_CHECK_OUTPUT\nassert", "assert ", ""),
