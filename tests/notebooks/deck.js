@@ -7,6 +7,7 @@
 const BOTTOM = 640;
 /* height of pictures, scale of code and tables, size of prose: in pixels of a slide of 1280 x 720 */
 const COMFORT = [[560, 1, 27], [480, 1, 27], [420, 1, 27], [420, 0.9, 26], [360, 0.9, 25], [330, 0.85, 24]];
+/* for the sake of one slide less, tables of results don't get smaller than this */
 const TIGHT = [...COMFORT, [330, 0.8, 23], [300, 0.8, 22]];
 const HARDSHIP = [...COMFORT, [330, 0.75, 24], [280, 0.7, 22]];
 const LITTLE = 0.3; /* of a page: not worth one of its own */
