@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lecture7_utils.kernels.arguments import as_int, describe, require_images, require_int, require_model
 from lecture7_utils.kernels.dense import agree, read_copies
-from lecture7_utils.kernels.layers import evaluation, find_layer, prefers_channels_last, run_to
+from lecture7_utils.kernels.layers import evaluation, find_layer, prefers_channels_last, run_on_copy, run_to
 from lecture7_utils.kernels.plans import Interval, PairPlan, Patch, intervals, make_plan, plan_key
 from lecture7_utils.kernels.targets import Target, Unit, class_scores
 from lecture7_utils.kernels.tracing import Step, Trace, Untraceable, trace
@@ -129,7 +129,7 @@ class DirtyRectangles:
         self._model, self._image, self._fill, self._target = model, image, fill, target
         self._rows, self._columns, self._owner, self._per_copy = rows, columns, owner, per_copy
         try:
-            found = trace(model, image, self._raw)
+            found = run_on_copy(lambda copy: trace(model, copy, self._raw), image)
         except Untraceable as error:
             raise NotFaster(str(error)) from None
         self.clean = self._read(found.raw)

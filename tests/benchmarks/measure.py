@@ -75,8 +75,8 @@ def peak(run: Callable[[], object]) -> int | None:
     """Bytes that one call takes at its peak beyond what was held before it.
 
     On the GPU where there is one, else of the process, from Linux's own count of its pages; None on other
-    systems. After much other work in the process that count says more than the call took: large blocks are
-    put into holes of the heap, which stay with the process when the blocks are freed.
+    systems. That count says more than the call took in a process that keeps what it has freed, as after
+    `lecture7_utils.start`.
     """
     gc.collect()
     if torch.cuda.is_available():

@@ -516,6 +516,32 @@ def test_a_window_that_changes_nearly_everything():
     dense_with(net_for(), "nothing is saved", window=31, stride=1)
 
 
+class Ends(nn.Module):
+    """Two convolutions, then a linear layer on all values; if `viewed`, it refuses channels last there."""
+
+    def __init__(self, viewed: bool):
+        super().__init__()
+        self.viewed, self.formats = viewed, []
+        self.one, self.two, self.last = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 5, 3), nn.Linear(5 * 28 * 24, 4)
+
+    def forward(self, x):
+        x = F.relu(self.two(F.relu(self.one(x))))
+        self.formats.append(x.is_contiguous(memory_format=torch.channels_last))
+        return self.last(x.view(len(x), -1) if self.viewed else x.flatten(1))
+
+
+@pytest.mark.parametrize("viewed", [False, True])
+def test_single_precision_is_traced_in_channels_last_where_the_network_lets_it(viewed):
+    torch.manual_seed(0)
+    net, images = Ends(viewed).eval(), random_images(5, 2, SIZE, torch.float32)
+    with unchanged(net, images):
+        found = occlusion_map(net, images, 1, **GOOD)
+    last = torch.backends.mkldnn.is_available()
+    assert net.formats[: 1 + (last and viewed)] == ([last, False] if last and viewed else [last])
+    assert found.how.startswith("dirty rectangles: ")
+    exact(found, plain(net, images, found.rectangles, 3.0, lambda y: y[:, 1]), torch.float32)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
 def test_compiled_parts():
     net = net_for()
@@ -562,7 +588,7 @@ print(peak(lambda: found.append(occlusion_map(net, image, 1, window=64, stride=s
 @pytest.mark.slow
 @pytest.mark.parametrize(("side", "stride", "how"), [(448, 120, "dirty rectangles"), (1200, 800, "dense")])
 def test_memory_stays_below_two_gibibytes_beyond_the_model(side, stride, how):
-    # in a process of its own: holes that other tests left in the heap stay filled when a block is freed
+    # in a process of its own: after `start`, which other tests call, a process keeps what it has freed
     command = [sys.executable, "-c", MEMORY, str(side), str(stride)]
     on_the_cpu = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=on_the_cpu, capture_output=True, text=True, timeout=240)
