@@ -26,6 +26,10 @@ _lecture = False
 _PROJECTOR = """<style class="l7-lecture">
 .jp-Notebook { --jp-content-font-size1: 19px; --jp-code-font-size: 18px; }
 .jp-Notebook .jp-OutputArea-output pre { font-size: 18px; word-break: normal; overflow-wrap: anywhere; }
+.jp-Notebook .jp-Cell .cm-content {
+  white-space: break-spaces; overflow-wrap: anywhere; min-width: 0; flex-shrink: 1;
+}
+.jp-Notebook .jp-Cell .cm-line { padding-left: calc(6px + 6ch); text-indent: -6ch; }
 .jp-Notebook .l7-explorer { zoom: 1.35; }
 .jp-Notebook .jp-InputPrompt, .jp-Notebook .jp-OutputPrompt, .jp-Notebook .jp-Placeholder-prompt,
 .jp-Notebook .alone, .jp-Notebook .jp-MarkdownCell:has(.l7-notes),
@@ -100,10 +104,10 @@ def lecture_mode(on: bool = True) -> None:
     """Sizes for a projector, and prompts and helper cells out of the way; False goes back.
 
     Figures made afterwards get larger fonts, thicker lines and half as many pixels again. In JupyterLab the
-    text, code and explorers on the page grow too, and what nobody in a room needs is no longer shown: the
-    prompts, the set-up cell, the lecturer's notes, the folded solutions and the cell that calls this. They
-    are there all the same: run all cells as before. In Colab, whose outputs can't reach the page, only the
-    figures change.
+    text, code and explorers on the page grow too, a line of code that is too long goes on below, and what
+    nobody in a room needs is no longer shown: the prompts, the set-up cell, the lecturer's notes, the folded
+    solutions and the cell that calls this. They are there all the same: run all cells as before. In Colab,
+    whose outputs can't reach the page, only the figures change.
     Raises `TypeError` if `on` is no bool.
     """
     if not isinstance(on, bool):

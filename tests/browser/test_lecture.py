@@ -27,7 +27,7 @@ def test_prompts_and_helper_cells_go_and_come_back(lab, page):
         cell("markdown", "# A lecture\n\nOne sentence."),
         cell("code", "".join(lesson["cells"][1]["source"])),
         cell("code", "l7.lecture_mode()"),
-        cell("code", "print('shown')"),
+        cell("code", f"print('shown')  # {'long enough to need a second line ' * 6}"),
         cell("code", "#@title Solution\nprint('solved')", jupyter={"source_hidden": True}),
         cell("markdown", '<span class="l7-notes">**3 minutes.**</span> Say it.'),
         cell("code", "l7.explore_convolution()"),
@@ -49,6 +49,10 @@ def test_prompts_and_helper_cells_go_and_come_back(lab, page):
     assert not any(prompts.nth(i).is_visible() for i in range(prompts.count()))
     assert prose.evaluate(size) >= 1.3 * small
     assert page.get_by_text("shown", exact=True).evaluate(size) >= 18
+    code = notebook.cells.nth(3).locator(".cm-line")
+    assert code.bounding_box()["height"] >= 2 * 18
+    beyond = "e => e.closest('.cm-scroller').scrollWidth - e.closest('.cm-scroller').clientWidth"
+    assert code.evaluate(beyond) <= 0
     explorer = notebook.explorers().first
     assert explorer.evaluate("e => parseFloat(getComputedStyle(e).zoom)") >= 1.3
     cut = "labels => labels.filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
