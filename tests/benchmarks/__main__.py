@@ -142,19 +142,24 @@ def main(arguments: list[str] | None = None) -> int:
     for key, value in here.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         print(f"{key}: {text}")
-    for name in options.names or names():
-        for row in importlib.import_module(f"tests.benchmarks.bench_{name}").rows():
-            rows.append(row)
-            print(
-                f"… {row.kernel}, {row.case}, {row.beside or 'alone'}: {row.value:.3g} {row.unit}",
-                file=sys.stderr,
-            )
+    status = 0
+    try:
+        for name in options.names or names():
+            for row in importlib.import_module(f"tests.benchmarks.bench_{name}").rows():
+                rows.append(row)
+                print(
+                    f"… {row.kernel}, {row.case}, {row.beside or 'alone'}: {row.value:.3g} {row.unit}",
+                    file=sys.stderr,
+                )
+    except KeyboardInterrupt:  # what took half an hour is not to be lost
+        print("Interrupted. What was measured until then:", file=sys.stderr)
+        status = 130
     print()
     print(table(rows))
     if options.json is not None:
         report = {"machine": here, "rows": [{**asdict(row), "met": row.met} for row in rows]}
         options.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 0
+    return status
 
 
 if __name__ == "__main__":
