@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from lecture7_utils.kernels.arguments import describe, tensors_in
 
 Pair = tuple[int, int]
-KEPT = 2**30  # bytes, of all maps that a trace holds
+KEPT = 2**30  # bytes, of all maps that a trace holds: no more than occlusion may put into tables
 
 
 class Untraceable(Exception):

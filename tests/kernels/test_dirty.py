@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,8 +21,7 @@ from lecture7_utils.kernels.targets import class_probability, evaluate, unit
 from tests.guards import refuses, unchanged
 from tests.kernels.test_dense import calibrate
 from tests.nets import random_images
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.notebooks.anatomy import ROOT
 
 # --- random networks
 
